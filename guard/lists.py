@@ -1,0 +1,102 @@
+"""List.txt and the last accepted list: when a save is whole, what it says, what serves when it is missing or bad."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+
+from guard.scripts import Listing, Script, parse
+from guard.state import State
+from guard.watch import Busy, read_closed
+
+ACCEPTED = "list"
+VERSION = 1
+SETTLED_S = 3.0  # how long an edit must stand where no lease tells whether it is finished
+AGAIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at List.txt. `listing`: a new content to take. `again_s`: look once more after so long."""
+
+    listing: Listing | None = None
+    trouble: str | None = None
+    again_s: float | None = None
+
+
+class ListFile:
+    """List.txt at `path`. Says each trouble once."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._taken: bytes | None = None
+        self._seen: bytes | None = None
+        self._trouble: str | None = None
+
+    def look(self, running: Mapping[str, Script]) -> Look:
+        """Reads the file if it is whole now; `running` are the scripts in force."""
+        try:
+            content, certain = read_closed(self.path)
+        except Busy:
+            return Look(again_s=AGAIN_S)  # its close will wake us; this is for a close that inotify can't tell
+        except FileNotFoundError:
+            return self._kept("is missing")
+        except OSError as error:
+            return self._kept(f"can't be read: {error.strerror}")
+        if content == self._taken:
+            self._trouble = None
+            return Look()
+        if not certain and content != self._seen:
+            self._seen = content
+            return Look(again_s=SETTLED_S)
+        listing = parse(content, running)
+        if not listing.scripts and not listing.mistakes:
+            return self._kept("lists no script")
+        self._taken, self._trouble = content, None
+        return Look(listing)
+
+    def _kept(self, trouble: str) -> Look:
+        self._taken = None
+        if trouble == self._trouble:
+            return Look()
+        self._trouble = trouble
+        return Look(trouble=f"{self.path} {trouble}: everything goes on as it is (to stop it all: guard stop)")
+
+
+def write_accepted(state: State, scripts: Iterable[Script]) -> None:
+    """Keeps the list in force for a fresh primary. Raises OSError."""
+    lines = ",\n".join(json.dumps(asdict(script)) for script in scripts)
+    state.replace(ACCEPTED, f'{{"version": {VERSION}, "scripts": [\n{lines}\n]}}\n')
+
+
+def read_accepted(state: State) -> tuple[list[Script], str | None]:
+    """The list in force before, and what to say when it can't be read."""
+    try:
+        text = state.read(ACCEPTED)
+        if text is None:
+            return [], None
+        data = json.loads(text)
+        if data["version"] == VERSION:
+            return [_script(row) for row in data["scripts"]], None
+    except OSError as error:
+        return [], f"can't read {state.path}/{ACCEPTED}: {error.strerror}"
+    except (ValueError, KeyError, TypeError):
+        pass
+    state.set_aside(ACCEPTED)
+    return [], f"{state.path}/{ACCEPTED} is not this version's: set aside as {ACCEPTED}.unreadable"
+
+
+def _script(row: dict[str, object]) -> Script:
+    known = {field.name for field in fields(Script)}
+    if set(row) != known:
+        raise ValueError(row)
+    values: dict[str, object] = {**row, "argv": tuple(_strings(row["argv"]))}
+    values["env"] = tuple(tuple(_strings(pair)) for pair in row["env"])  # type: ignore[attr-defined]
+    return Script(**values)  # type: ignore[arg-type]
+
+
+def _strings(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise TypeError(value)
+    return value

@@ -1,0 +1,160 @@
+"""The scripts' processes: the only place that spawns, finds, signals and reaps them.
+
+It decides nothing: the loop tells it what the roster ordered, and takes its answers as events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from signal import SIGCONT
+
+from guard.birth import Births, Failure
+from guard.command import CannotRun, command
+from guard.kin import Kin, Suspect, Table, freeze_and_kill, identify, marked, signal_kin
+from guard.lifecycle import Adopted, Spawned, SpawnFailed
+from guard.scripts import Script
+from guard.semaphore import Foreign, Gone, SemaphoreSet, Unusable, key_and_tag
+from guard.state import State, record_name
+
+
+@dataclass(slots=True)
+class Body:
+    """What guard holds of one script in the world: its semaphore set, its session, whom it has told to end."""
+
+    semaphore: SemaphoreSet
+    session: int | None = None
+    ours: bool = True
+    told: set[Kin] = field(default_factory=set)
+
+    @property
+    def suspect(self) -> Suspect:
+        """How its processes are found."""
+        return Suspect(self.session, self.semaphore.key, self.ours)
+
+
+class Processes:
+    """The bodies of all scripts, by name."""
+
+    def __init__(self, state: State, births: Births) -> None:
+        self.state, self._births = state, births
+        self._place = state.place(), state.name()
+        self.bodies: dict[str, Body] = {}
+        self._names: dict[int, str] = {}  # own children only
+
+    def body(self, script: Script) -> Body:
+        """The body of a script; a new one when its key changed (then nothing of the old one runs)."""
+        key, tag = key_and_tag(*self._place, script.name)
+        key = script.key or key
+        body = self.bodies.get(script.name)
+        if body is None or body.semaphore.key != key:
+            if body is not None:
+                self.forget(script.name)
+            body = self.bodies[script.name] = Body(SemaphoreSet(key, tag))
+        return body
+
+    def spawn(self, script: Script) -> Spawned | SpawnFailed:
+        """Starts a script; what goes wrong between fork and exec comes later, as a failure."""
+        body = self.body(script)
+        try:
+            body.semaphore.open()
+            what = command(script, body.semaphore.key)
+            record = self._open_record(body)
+            try:
+                pid = self._births.spawn(what, body.semaphore, record)
+            finally:
+                if record >= 0:
+                    os.close(record)
+        except Foreign as error:
+            return SpawnFailed(f"{error}; give the line a key of its own, as key={body.semaphore.key ^ 0x5EED:#x}")
+        except (Unusable, CannotRun) as error:
+            return SpawnFailed(str(error))
+        body.session, body.ours, body.told = pid, True, set()
+        self._names[pid] = script.name
+        return Spawned(pid)
+
+    def failures(self) -> list[tuple[str, Failure]]:
+        """Births that did not reach their exec, with the script's name."""
+        return [(self._names[failure.pid], failure) for failure in self._births.failures() if failure.pid in self._names]
+
+    def holder(self, script: Script) -> Adopted | str:
+        """Who holds the semaphore that a birth found held: this very script (adopt it), or what to tell people."""
+        body = self.body(script)
+        key = f"{body.semaphore.key:#010x}"
+        record = self.state.read_record(record_name(body.semaphore.key))
+        if record and record.alive:
+            return self.adopt(script, record.alive)
+        try:
+            pid = body.semaphore.holder()
+        except Gone:
+            return "its semaphore set was removed in that moment"
+        if pid is None:
+            return "its semaphore was held a moment ago"
+        if pid == 0:
+            return f"its semaphore {key} is held by a process of another PID namespace; end that one, or start guard there"
+        kin = identify(pid)
+        if kin is None:
+            body.semaphore.remove()  # the kernel would have released it: somebody used SETVAL, which clears undo
+            return f"its semaphore {key} was set by process {pid}, which is gone: made anew"
+        if marked(pid) == body.semaphore.key:
+            return self.adopt(script, kin)
+        return f"its semaphore {key} is held by process {pid}, which is not this script; end it, or: ipcrm -S {key}"
+
+    def adopt(self, script: Script, kin: Kin) -> Adopted:
+        """Takes a process that runs already as this script's."""
+        body = self.body(script)
+        body.session, body.ours, body.told = kin.pid, False, set()
+        return Adopted(kin.pid, 0.0)
+
+    def reap(self) -> list[tuple[int, str | None, int]]:
+        """All children that ended: pid, the script's name (None: an orphan or the standby), status."""
+        ended: list[tuple[int, str | None, int]] = []
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                ended.append((found[0], self._names.pop(found[0], None), os.waitstatus_to_exitcode(found[1])))
+        return ended
+
+    def left(self, names: Iterable[str], living: set[int], table: Table) -> Mapping[str, set[Kin]]:
+        """What is left of each of these scripts; `living`: sessions of the others."""
+        return table.of_all({name: self.bodies[name].suspect for name in names}, living)
+
+    def terminate(self, script: Script, living: set[int], table: Table) -> set[Kin]:
+        """The stop signal to all of a script that has not had it yet; returns all of it."""
+        body = self.bodies[script.name]
+        found = table.of(body.suspect, living)
+        for kin in found - body.told:
+            signal_kin(kin, script.signal)
+            signal_kin(kin, SIGCONT)  # one that is stopped (SIGSTOP) could not end
+        body.told |= found
+        return found
+
+    def kill(self, name: str, living: set[int]) -> set[Kin]:
+        """KILL to all of a script; returns what is left of it even so."""
+        suspect = self.bodies[name].suspect
+        freeze_and_kill(suspect, living)
+        return Table().of(suspect, living)
+
+    def record(self, script: Script, pid: int | None) -> None:
+        """Writes a script's identity for it, after its record was lost."""
+        kin = identify(pid) if pid is not None else None
+        record = self._open_record(self.body(script)) if kin else -1
+        if kin and record >= 0:
+            with contextlib.suppress(OSError):
+                os.pwrite(record, self.state.identity(kin), 0)
+            os.close(record)
+
+    def forget(self, name: str) -> None:
+        """Removes a script's semaphore set and record: it is gone for good."""
+        body = self.bodies.pop(name, None)
+        if body is not None:
+            if body.semaphore.known():
+                body.semaphore.remove()
+            self.state.remove(record_name(body.semaphore.key))
+
+    def _open_record(self, body: Body) -> int:
+        try:
+            return self.state.open_record(record_name(body.semaphore.key))
+        except OSError:
+            return -1  # the semaphore and the marker still tell who it is

@@ -1,0 +1,86 @@
+"""guard keeps itself: its standby, its semaphore set, its state folder. What was taken away is made anew and said."""
+
+from __future__ import annotations
+
+import time
+
+from guard.instance import FOUND_SET_GONE, Instance, end
+from guard.log import Log
+from guard.semaphore import Gone
+
+STANDBY_PAUSE_S = 0.1
+
+_SET_REMOVED = (
+    "guard's semaphore set was removed (ipcrm, or systemd-logind's RemoveIPC at the end of this user's last session): "
+    "made anew, nothing runs twice. To keep logind away: loginctl enable-linger, or RemoveIPC=no in logind.conf, or a system user"
+)
+
+
+class TookOver(Exception):
+    """This process was a standby and is primary now."""
+
+
+class Deposed(Exception):
+    """Another guard is primary: this one leaves, the scripts go on."""
+
+
+class Upkeep:
+    """Of one primary. Each method says whether it must be called again soon."""
+
+    def __init__(self, instance: Instance, log: Log) -> None:
+        self._instance, self._log = instance, log
+        self._folder_trouble = False
+        self._forked_at = -STANDBY_PAUSE_S
+
+    def standby(self) -> bool:
+        """Forks a standby when there is none; True when it is too early for another.
+
+        Raises TookOver in the standby itself, once it is primary.
+        """
+        if self._instance.standby is not None or not self._instance.with_standby:
+            return False
+        if time.monotonic() - self._forked_at < STANDBY_PAUSE_S:
+            return True
+        self._forked_at = time.monotonic()
+        if self._instance.fork_standby():
+            raise TookOver
+        return False
+
+    def standby_ended(self, pid: int, status: int) -> bool:
+        """Whether the process that ended was the standby."""
+        if self._instance.standby is None or self._instance.standby.pid != pid:
+            return False
+        self._instance.standby = None
+        if status != FOUND_SET_GONE:
+            self._log.say("the standby ended; another takes its place")
+        return True
+
+    def semaphore(self) -> bool:
+        """Makes guard's own set anew when it was removed; True while another, who can't stay, holds the new one."""
+        try:
+            self._instance.semaphore.check()
+        except Gone:
+            if not self._instance.heal():
+                return True
+            self._log.say(_SET_REMOVED)
+        return False
+
+    def folder(self) -> bool:
+        """Makes the state folder anew when it was removed or moved away; True when it was. Raises Deposed."""
+        state = self._instance.state
+        if not state.lost():
+            return False
+        try:
+            locked = state.renew()
+        except OSError as error:
+            if not self._folder_trouble:
+                self._log.say(f"{state.path} is gone and can't be made anew: {error.strerror}; guard goes on without it")
+            self._folder_trouble = True
+            return False
+        if not locked:
+            raise Deposed
+        self._folder_trouble = False
+        if self._instance.standby:
+            end(self._instance.standby)  # it waits for the lock on the old folder
+        self._log.say(f"{state.path} was removed or moved: made anew")
+        return True
