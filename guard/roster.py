@@ -92,7 +92,8 @@ class Roster:
         self.changes: list[Change] = []
         self._wishes = Wishes()
         self._ending = False
-        self._moments: list[tuple[float, str]] = []  # a heap; entries that no longer hold are skipped
+        self._moments: list[tuple[float, int, str]] = []  # a heap, first come first served; what no longer holds is skipped
+        self._count = 0
         self._dependents: dict[str, list[str]] = {}  # base name -> the scripts that come after it
         self._tokens, self._refilled = float(BURST), 0.0
 
@@ -156,13 +157,15 @@ class Roster:
     def due(self, now: float) -> list[Order]:
         """The orders whose moment has come."""
         orders: list[Order] = []
+        told: set[str] = set()
         while self._moments and self._moments[0][0] <= now:
-            _, name = heapq.heappop(self._moments)
+            _, _, name = heapq.heappop(self._moments)
             entry = self.entries.get(name)
-            if entry is None or not self._ripe(entry, now):
+            if entry is None or name in told or not self._ripe(entry, now):
                 continue
+            told.add(name)  # a Spawn is answered after this returns: until then the phase is as before
             if isinstance(entry.phase, Waiting) and entry.phase.failures and not self._token(now):
-                heapq.heappush(self._moments, (now + 1 / REFILL_PER_S, name))
+                self._push(now + 1 / REFILL_PER_S, name)
                 continue
             orders += self.tell(name, Due(), now)
         return orders
@@ -170,7 +173,7 @@ class Roster:
     def deadline(self) -> float | None:
         """The next moment at which `due` has something to say, or None."""
         while self._moments:
-            when, name = self._moments[0]
+            when, _, name = self._moments[0]
             entry = self.entries.get(name)
             if entry is not None and self._ripe(entry, when):
                 return when
@@ -227,7 +230,11 @@ class Roster:
     def _schedule(self, name: str, entry: Entry) -> None:
         when = moment(entry.phase)
         if when is not None:
-            heapq.heappush(self._moments, (when, name))
+            self._push(when, name)
+
+    def _push(self, when: float, name: str) -> None:
+        self._count += 1
+        heapq.heappush(self._moments, (when, self._count, name))
 
     def _consequences(self, before: Phase, entry: Entry, now: float) -> list[Order]:
         """What one script's change means for others: those that come after it, and what waits for it to be gone."""
