@@ -1,0 +1,60 @@
+"""Pid 1 of the test suite's PID namespace: reaps orphans, and at the end proves that the tests left nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+def main(command: list[str]) -> int:
+    """Runs the command; its exit status, or 1 if something is left."""
+    subprocess.run(["mount", "-t", "mqueue", "mqueue", "/dev/mqueue"], check=False, capture_output=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    suite = os.posix_spawnp(command[0], command, os.environ)
+    status = 1
+    while True:
+        pid, ended = os.waitpid(-1, 0)
+        if pid == suite:
+            status = os.waitstatus_to_exitcode(ended)
+            break
+    left = _left_behind()
+    for line in left:
+        sys.stdout.write(f"left behind by the tests: {line}\n")
+    return (status if status >= 0 else 128 - status) or int(bool(left))
+
+
+def _left_behind() -> list[str]:
+    """Processes that have not ended a moment after the suite, semaphore sets, message queues."""
+    deadline = time.monotonic() + 5
+    while (processes := _processes()) and time.monotonic() < deadline:
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+    found = [f"process {text}" for text in processes]
+    with open("/proc/sysvipc/sem", encoding="ascii") as file:
+        found += [f"semaphore set {line.split()[0]}" for line in file.read().splitlines()[1:]]
+    if os.path.isdir("/dev/mqueue"):
+        found += [f"message queue {name}" for name in os.listdir("/dev/mqueue")]
+    return found
+
+
+def _processes() -> list[str]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as stat:
+                    words = stat.read().rpartition(")")
+            except OSError:
+                continue
+            if words[2].split()[0] not in "ZX":
+                found.append(words[0] + ")")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

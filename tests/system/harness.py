@@ -1,0 +1,190 @@
+"""What system tests need: a folder with a List.txt, guards in it, scripts that leave a trace, and conditions to wait for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+BIN = Path(sys.executable).parent
+GUARD = str(BIN / "guard")
+FAULTY = str(Path(__file__).with_name("faulty_guard.py"))
+
+# Leaves a line for each start; a second instance of the same name finds the lock taken and says so in the journal.
+WORKER = """#!/bin/sh
+exec 9>>"locks/$GUARD_NAME"
+flock -n 9 || echo "TWIN $GUARD_NAME $$" >> journal
+echo "START $GUARD_NAME $$" >> journal
+exec sleep 1000000
+"""
+
+
+def wait_until(true: Callable[[], Any], what: str, limit_s: float = 30.0) -> Any:
+    """Waits for a condition; its first true value. Fails with `what` when it does not come."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        value = true()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not in {limit_s:g} s: {what}")
+        time.sleep(0.005)
+
+
+class Folder:
+    """A folder with a guard."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.mkdir(parents=True, exist_ok=True)
+        (path / "locks").mkdir(exist_ok=True)
+        self.script("w", WORKER)
+        self.guards: list[subprocess.Popen[bytes]] = []
+        self.options: tuple[str, ...] = ()
+
+    # what stands in it
+
+    def script(self, name: str, text: str) -> Path:
+        """An executable script."""
+        file = self.path / name
+        file.write_text(text)
+        file.chmod(0o755)
+        return file
+
+    def write_list(self, *lines: str) -> None:
+        """Writes List.txt anew, by rename."""
+        draft = self.path / ".List.new"
+        draft.write_text("".join(f"{line}\n" for line in lines))
+        draft.rename(self.path / "List.txt")
+
+    def workers(self, count: int, options: str = "") -> list[str]:
+        """A list of so many workers; their names."""
+        names = [f"w{number}" for number in range(count)]
+        self.write_list(*(f"name={name} {options} ./w" for name in names))
+        return names
+
+    # guard and its commands
+
+    def guard(self, *options: str, **popen: Any) -> subprocess.Popen[bytes]:
+        """Starts `guard >> guard.log 2>&1` as cron would."""
+        return self._start([GUARD, *self.options, *options], popen)
+
+    def faulty(self, fault: str, *options: str) -> subprocess.Popen[bytes]:
+        """A guard with a fault switched on; see faulty_guard.py."""
+        return self._start([sys.executable, FAULTY, fault, *self.options, *options], {})
+
+    def _start(self, command: list[str], popen: dict[str, Any]) -> subprocess.Popen[bytes]:
+        with (self.path / "guard.log").open("ab") as log:
+            settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": self.path} | popen
+            guard = subprocess.Popen(command, start_new_session=True, **settings)
+        self.guards.append(guard)
+        return guard
+
+    def up(self, *options: str, count: int | None = None) -> subprocess.Popen[bytes]:
+        """Starts guard and waits until all of the list runs, or so many."""
+        guard = self.guard(*options)
+        self.wait_up(count)
+        return guard
+
+    def wait_up(self, count: int | None = None, limit_s: float = 30.0) -> None:
+        """Waits until guard runs with a standby and all scripts run."""
+
+        def ready() -> bool:
+            found = self.status()
+            rows = found["scripts"]
+            running = [row for row in rows if row["state"] == "running" and row["pid"]]
+            return bool(found["guard"]["standby"] and rows and len(running) == (len(rows) if count is None else count))
+
+        wait_until(ready, "all scripts run", limit_s)
+
+    def run(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """One command of guard, to its end."""
+        settings = {"cwd": self.path, "capture_output": True, "text": True, "timeout": 120} | settings
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [GUARD, *arguments[:1], *self.options, *arguments[1:]], check=False, **settings
+        )
+        return done
+
+    def status(self) -> dict[str, Any]:
+        """`guard status --json`."""
+        done = self.run("status", "--json")
+        if not done.stdout:
+            return {"guard": {"state": "none", "pid": None, "standby": None}, "scripts": []}
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The scripts of the status, by name."""
+        return {row["name"]: row for row in self.status()["scripts"]}
+
+    def pids(self) -> dict[str, int | None]:
+        """The pid of each script."""
+        return {name: row["pid"] for name, row in self.rows().items()}
+
+    def log(self) -> str:
+        """guard.log so far."""
+        return (self.path / "guard.log").read_text(errors="replace") if (self.path / "guard.log").exists() else ""
+
+    def logged(self, text: str, times: int = 1, limit_s: float = 30.0) -> None:
+        """Waits until guard.log holds a text so often."""
+        wait_until(
+            lambda: self.log().count(text) >= times, f"{text!r} {times} times in guard.log:\n{self.log()[-3000:]}", limit_s
+        )
+
+    # the world outside
+
+    def journal(self) -> list[list[str]]:
+        """What the workers wrote: START or TWIN, name, pid."""
+        file = self.path / "journal"
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+    def twins(self) -> list[list[str]]:
+        """Second instances that the workers themselves noticed."""
+        return [line for line in self.journal() if line[0] == "TWIN"]
+
+    def instances(self) -> Counter[str]:
+        """How many instances of each script run now, counted from outside by their environment and session."""
+        return Counter(name for name, _ in self.processes(leaders=True))
+
+    def processes(self, *, leaders: bool = False) -> Iterator[tuple[str, int]]:
+        """All living processes that carry this folder's marker: script name, pid."""
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+                if process.cwd() != str(self.path) or process.status() == psutil.STATUS_ZOMBIE or "GUARD_NAME" not in environment:
+                    continue
+                if leaders and os.getsid(process.pid) != process.pid:
+                    continue
+            except (psutil.Error, OSError):
+                continue
+            yield environment["GUARD_NAME"], process.pid
+
+    def close(self) -> None:
+        """Stops all of it, by its own command, and shows that nothing is left."""
+        for guard in self.guards:
+            if guard.poll() is None:
+                guard.send_signal(signal.SIGCONT)
+        done = self.run("stop", "--timeout", "60s")
+        for guard in self.guards:
+            guard.wait(60)
+        left = list(self.processes())
+        for _, pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left, f"left after guard stop: {left}\n{done.stderr}\n{self.log()[-3000:]}"
+
+
+def alive(pid: int) -> bool:
+    """Whether a process lives; a zombie does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
