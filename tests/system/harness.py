@@ -106,11 +106,17 @@ class Folder:
 
         wait_until(ready, "all scripts run", limit_s)
 
-    def run(self, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         """One command of guard, to its end."""
-        settings = {"cwd": self.path, "capture_output": True, "text": True, "timeout": 120} | settings
+        settings: dict[str, Any] = {
+            "cwd": self.path,
+            "capture_output": True,
+            "text": True,
+            "timeout": 120,
+            "check": False,
+        } | changes
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            [GUARD, *arguments[:1], *self.options, *arguments[1:]], check=False, **settings
+            [GUARD, *arguments[:1], *self.options, *arguments[1:]], **settings
         )
         return done
 
