@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+INSIDE = "SEMGUARD_TESTS_INSIDE"  # set inside the namespaces of the suite; see tests/conftest.py
 BIN = Path(sys.executable).parent
 GUARD = str(BIN / "guard")
 FAULTY = str(Path(__file__).with_name("faulty_guard.py"))
