@@ -30,7 +30,7 @@ from guard.lifecycle import (
 from guard.scripts import Script
 
 # So that a broken host is not hammered: respawns after failed young deaths, of all scripts together.
-BURST = 1000
+BURST = 500
 REFILL_PER_S = 100.0
 
 
