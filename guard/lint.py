@@ -7,10 +7,11 @@ import sys
 
 from guard.command import CannotRun, command
 from guard.lists import read_accepted
-from guard.log import complain, printable
+from guard.log import complain
 from guard.place import LIST_NAME, NoPlace, Place, no_list
 from guard.scripts import Listing, Script, parse
 from guard.state import State
+from guard.words import printable
 
 CLEAN, MISTAKES = 0, 1
 

@@ -1,4 +1,4 @@
-"""guard's own log: one line an event, each in one write, and the wording of what people read.
+"""guard's own log: one line an event, each in one write.
 
 A write that can't be done never stops guard: where the output is a pipe without a reader, or full, or a disk without
 space, lines go to `guard.log` in the state folder, or nowhere.
@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable
 
+from guard.words import printable
+
 LINE_LIMIT_BYTES = 4000  # below PIPE_BUF: whole lines under any number of writers, in pipes too
-SIGNAL_NAMES = {1: "HUP", 2: "INT", 3: "QUIT", 4: "ILL", 6: "ABRT", 7: "BUS", 8: "FPE", 9: "KILL", 10: "USR1", 11: "SEGV"}
-SIGNAL_NAMES |= {12: "USR2", 13: "PIPE", 14: "ALRM", 15: "TERM", 24: "XCPU", 25: "XFSZ", 31: "SYS"}
 _COLOURS = (("mistake", "31"), ("died", "33"), ("can't", "31"), ("killed", "31"), ("started", "32"), ("adopted", "36"))
 
 
@@ -73,33 +73,6 @@ class Log:
 def is_pipe(fd: int) -> bool:
     """Whether scripts must not write there: a reader that dies would end them all."""
     return stat.S_ISFIFO(_mode(fd)) or stat.S_ISSOCK(_mode(fd))
-
-
-def printable(text: str) -> str:
-    """Text for one line of a terminal: control characters become escapes."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def exit_words(status: int | None) -> str:
-    """An exit status as waitstatus_to_exitcode gives it, in words."""
-    if status is None:
-        return "exit status unknown (it was adopted)"
-    return f"exit {status}" if status >= 0 else f"signal {SIGNAL_NAMES.get(-status, -status)}"
-
-
-def duration_words(seconds: float) -> str:
-    """3h 2m, 5m 1s, 12 s, 0.25 s: two units are enough."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    parts: list[str] = []
-    left = int(seconds)
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        if left >= size or parts:
-            parts.append(f"{left // size}{unit}")
-            left %= size
-    return " ".join(parts[:2])
 
 
 def complain(text: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from guard.log import duration_words, exit_words, printable
 from guard.options import Misuse
 from guard.place import Place
 from guard.survey import Row, Survey, survey
+from guard.words import duration_words, exit_words, printable
 
 _COLOURS = {"running": "green", "resting": "green", "waiting": "yellow", "stopping": "yellow", "stopped": "dim", "broken": "red"}
 _COLUMNS = ("name", "state", "pid", "up", "restarts", "last exit", "next try", "memory", "cpu", "note")

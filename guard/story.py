@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from guard.lifecycle import DAEMONIZED, Adopted, Exited, Phase, Retired, Running, SpawnFailed, Stopped, Stopping, Waiting
-from guard.log import duration_words, exit_words, printable
 from guard.roster import Change, Entry
+from guard.words import duration_words, exit_words, printable
 
 
 def line(change: Change) -> str | None:

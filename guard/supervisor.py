@@ -330,7 +330,7 @@ class Supervisor:
         for name, (identity, token) in self._asked.restart.items():
             if name in self._roster.entries and token not in self._restarts_done and identity == self._identity(name):
                 self._tell(name, Renewed())
-            self._restarts_done.add(token)
+        self._restarts_done = {token for _, token in self._asked.restart.values()}
 
     def _identity(self, name: str) -> str:
         pid = self._pid(name)
