@@ -1,0 +1,97 @@
+"""The fast reader of plain TOML never differs from tomllib; where it is not sure, it says so."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.mail.plain_toml import parse
+
+WORDS = ["[a]", "[b.c]", "[a] # x", "k", "k2", "x", '"text"', "'x'", "12", "012", "0", "-1", "1_0", "1.5", "true", "# note"]
+SIGNS = [
+    "=",
+    " = ",
+    '"',
+    '""',
+    "\n",
+    "\r\n",
+    "\r",
+    "\t",
+    " ",
+    "#",
+    "[",
+    "]",
+    "[1]",
+    "\\",
+    "ä",
+    "\x00",
+    "\x85",
+    "\u2028",
+    "{}",
+    ".",
+]
+PIECES = st.sampled_from([*WORDS, *SIGNS, "\n", "\n"])
+
+
+def by_tomllib(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+@given(st.lists(PIECES, max_size=25).map("".join))
+@settings(max_examples=1000)
+def test_what_it_reads_means_the_same_to_tomllib(text: str) -> None:
+    table = parse(text)
+    if table is not None:
+        assert table == by_tomllib(text)
+
+
+LINES = st.sampled_from(
+    [
+        "[a]",
+        "[b] # x",
+        'k = "v"',
+        'k = "#v" # x',
+        "j=12",
+        "k = 0",
+        "l = true",
+        "l = false#x",
+        "",
+        "# note",
+        '\tm\t=\t"ä"\t',
+        'k = ""',
+    ]
+)
+
+
+@given(st.lists(LINES, max_size=12).map("\n".join))
+def test_plain_lines_are_read_or_refused_exactly_as_tomllib_does(text: str) -> None:
+    assert parse(text) == by_tomllib(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'k = "\\n"',
+        "k = 'x'",
+        "k = [1]",
+        'k = """x"""',
+        "a.b = 1",
+        '"a" = 1',
+        "[a.b]",
+        "[[a]]",
+        "k = 1.5",
+        "k = 010",
+        "k = 1 2",
+        "k",
+        "k =",
+    ],
+)
+def test_what_is_not_plain_is_left_to_tomllib(text: str) -> None:
+    assert parse(text) is None

@@ -1,0 +1,1 @@
+"""What the mail workers share: mail.toml, secrets, addresses."""

@@ -1,0 +1,67 @@
+"""Fetches a password, when it is needed and not before. It is returned, and never logged or put into an error."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workers.mail.config import Relay
+
+COMMAND_S = 30.0
+
+
+class SecretError(Exception):
+    """No password could be had; the text says why, without it."""
+
+
+def password(relay: Relay) -> str:
+    """The first line of the password file, or of what the password command writes. Raises SecretError."""
+    if relay.password_file is not None:
+        text = _from_file(relay.password_file)
+    else:
+        text = _from_command(relay.password_command or "", relay.hidden_names)
+    line = text.split("\n", 1)[0].rstrip("\r")
+    if not line:
+        raise SecretError(f"{relay.password_file or 'password_command'}: its first line is empty")
+    return line
+
+
+def _from_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            facts = os.fstat(file.fileno())
+            if facts.st_mode & 0o007:
+                raise SecretError(f"{path}: others can read the password; take that away: chmod o= {path}")
+            if facts.st_uid not in (0, os.geteuid()):
+                raise SecretError(f"{path}: belongs to user id {facts.st_uid}; it must belong to you or to root")
+            return file.read(65536)
+    except OSError as error:
+        raise SecretError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SecretError(f"{path}: is not UTF-8") from None
+
+
+def _from_command(command: str, hidden_names: frozenset[str]) -> str:
+    """No shell. Variables that mail.toml takes values from may be secrets, so the child does not get them."""
+    environment = {name: value for name, value in os.environ.items() if name not in hidden_names}
+    try:
+        done = subprocess.run(
+            shlex.split(command),
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=environment,
+            timeout=COMMAND_S,
+        )
+        if done.returncode != 0:
+            raise SecretError(f"password_command ended with status {done.returncode}")
+        return done.stdout.decode("utf-8")
+    except subprocess.TimeoutExpired:
+        raise SecretError(f"password_command did not end within {COMMAND_S:.0f} s") from None
+    except UnicodeDecodeError:
+        raise SecretError("password_command wrote something that is not UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise SecretError(f"password_command can't be run: {getattr(error, 'strerror', None) or error}") from None

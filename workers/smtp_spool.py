@@ -1,0 +1,13 @@
+"""The sender of smtp-spool as a script for List.txt: the same as `smtp-spool run`."""
+
+import os
+import sys
+
+# Python put this file's folder first on the path; the package `workers` is found from the folder above it,
+# so that the script runs from a plain checkout too.
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from workers.spool.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["smtp-spool", "run", *sys.argv[1:]]))

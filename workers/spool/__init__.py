@@ -1,0 +1,1 @@
+"""smtp-spool: accepts mail durably and sends it through a relay."""

@@ -1,0 +1,33 @@
+"""The sender's log: one line an event on stdout, each whole, by one write."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+
+MOST_SIGNS = 300
+
+
+def line(text: str) -> None:
+    """Writes `2026-11-22 10:00:00 smtp-spool[71] text`. A log that can't be written stops no mail."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    with suppress(OSError):
+        os.write(1, f"{stamp} smtp-spool[{os.getpid()}] {text}\n".encode("utf-8", "replace"))
+
+
+def plain(text: bytes | str) -> str:
+    """A server's words fit for a log line: one line, no control characters, not endless."""
+    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    words = " ".join(words.split())
+    words = "".join(sign if sign.isprintable() else "?" for sign in words)
+    return words if len(words) <= MOST_SIGNS else words[:MOST_SIGNS] + "…"
+
+
+def seconds(span_s: float) -> str:
+    """A span for people: `0.12 s`, `40 s`, `5 min`, `2 h`."""
+    if span_s < 10:
+        return f"{span_s:.2f} s"
+    if span_s < 100:
+        return f"{span_s:.0f} s"
+    return f"{span_s / 60:.0f} min" if span_s < 5400 else f"{span_s / 3600:.1f} h"
