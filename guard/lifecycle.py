@@ -190,7 +190,7 @@ def decide(script: Script, phase: Phase, event: Event, now: float) -> Decision:
             return (Stopping(None, now + script.stop_s, after), (Terminate(),)) if left else (after, ())
         case Running(None), Cleared():
             return _respawn(script, phase, 0, now), ()
-        case Running(pid), SpawnFailed(problem, gone) if pid == gone:
+        case Running(pid), SpawnFailed(problem, int(gone)) if pid == gone:
             return _refused(script, phase.failures, problem, now), ()
         case Running(pid), Adopted(other) if pid == other:
             return phase, ()
@@ -207,7 +207,7 @@ def decide(script: Script, phase: Phase, event: Event, now: float) -> Decision:
             return _ended(phase, False)
         case Stopping(None), Left():
             return _ended(phase, True)
-        case Stopping(pid), SpawnFailed(_, gone) if pid == gone:
+        case Stopping(pid), SpawnFailed(_, int(gone)) if pid == gone:
             return _ended(replace(phase, pid=None), False)
         case Stopping(), Due() if now >= phase.kill_at:
             return replace(phase, kill_at=now + KILL_AGAIN_S, killed=True), (Kill(),)
@@ -222,6 +222,8 @@ def decide(script: Script, phase: Phase, event: Event, now: float) -> Decision:
 
         case Stopped(), Wanted():
             return Waiting(now), ()
+        case Stopped(), Left():
+            return Stopping(None, now + script.stop_s, phase), (Terminate(),)
 
     if _stale(phase, event):
         return phase, ()
@@ -245,7 +247,7 @@ def pause_s(script: Script, failures: int, salt: int) -> float:
         return low
     pause = (low or FIRST_GROWTH_S) * 2.0 ** min(failures - 1, 60)
     spread = binascii.crc32(f"{script.name}:{salt}".encode()) / 0xFFFFFFFF
-    return min(high, pause) * (1 - JITTER * spread)
+    return max(low, min(high, pause) * (1 - JITTER * spread))
 
 
 def _respawn(script: Script, phase: Running, status: int | None, now: float) -> Waiting:

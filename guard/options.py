@@ -84,12 +84,16 @@ def parse(arguments: list[str]) -> Options:
             raise Help(f"semguard {__version__}")
         if not word.startswith("-"):
             if command in NO_WORDS or (command in ONE_FILE and options.words):
+                if not command and word in COMMANDS:
+                    raise Misuse(f"{word}: a command stands first: guard {word} {' '.join(w for w in arguments if w != word)}")
                 raise Misuse(_unknown(command, word))
             options.words.append(word)
             continue
         known = COMMANDS[command][2].get(name)
         if known is None:
-            raise Misuse(f"{name}: not an option of `guard{' ' * bool(command)}{command}`; `guard {command} --help` lists them")
+            raise Misuse(
+                f"{name}: not an option of `guard{' ' * bool(command)}{command}`; `guard{' ' * bool(command)}{command} --help` lists them"
+            )
         if known[0] and not equals:
             if not rest:
                 raise Misuse(f"{name} needs a value: {name} {known[0]}")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from guard.lifecycle import (
@@ -44,7 +44,7 @@ class Entry:
     last_exit: int | None = None
     adopted: bool = False
     up_once: bool = False  # `after=` holds back the first start only
-    held_by: str | None = None  # the vanished line, still alive, that runs the same file
+    held_by: tuple[str, ...] = ()  # vanished lines, not yet gone, that run the same file
     renewal: Script | None = None  # its line as it is now, taken over when the old process is gone
 
     @property
@@ -84,6 +84,14 @@ class Wishes:
         return self.all_stopped or script.name in self.stopped or script.base in self.stopped
 
 
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """`after`: script -> base name that it comes after; `dependents`: base name -> scripts that come after it."""
+
+    after: dict[str, str]
+    dependents: dict[str, list[str]]
+
+
 class Roster:
     """All scripts by name, in the order of List.txt. `changes` collects what happened, for log and records."""
 
@@ -94,7 +102,7 @@ class Roster:
         self._ending = False
         self._moments: list[tuple[float, int, str]] = []  # a heap, first come first served; what no longer holds is skipped
         self._count = 0
-        self._dependents: dict[str, list[str]] = {}  # base name -> the scripts that come after it
+        self._links: _Links | None = None  # who comes after whom; None: to be found anew
         self._tokens, self._refilled = float(BURST), 0.0
 
     def tell(self, name: str, event: Event, now: float) -> list[Order]:
@@ -102,11 +110,12 @@ class Roster:
         entry = self.entries[name]
         if isinstance(event, Exited) and isinstance(entry.phase, Running | Stopping) and entry.phase.pid == event.pid:
             entry.last_exit = event.status
+        needed = self._needs(entry)  # before a renewal replaces the script
         before, (entry.phase, actions) = entry.phase, decide(entry.script, entry.phase, event, now)
         if entry.phase is not before:
             self.changes.append(Change(entry, before, entry.phase, event, now))
             self._entered(name, entry, before)
-        return [Order(name, action) for action in actions] + self._consequences(before, entry, now)
+        return [Order(name, action) for action in actions] + self._consequences(before, needed, entry, now)
 
     def accept(self, listed: Collection[Script], now: float, *, whole: bool = True) -> list[Order]:
         """Makes the list what `listed` says. Unless it is `whole` (a line is bad), nothing is stopped for it."""
@@ -117,12 +126,11 @@ class Roster:
                 orders += self.tell(name, Unlisted(), now)
         for script in listed:
             orders += self._list(script, now, whole)
+        self._hold(names)
         order = {script.name: place for place, script in enumerate(listed)}
         self.entries = dict(sorted(self.entries.items(), key=lambda item: order.get(item[0], len(order))))
-        self._dependents = {}
+        self._links = None
         for name, entry in self.entries.items():
-            if entry.script.after:
-                self._dependents.setdefault(entry.script.after, []).append(name)
             self._schedule(name, entry)
         return orders
 
@@ -133,7 +141,7 @@ class Roster:
         for name, entry in list(self.entries.items()):
             if self._stops(entry.script):
                 orders += self.tell(name, Unwanted(), now) if self._may_stop(entry) else []
-            else:
+            elif not _going(entry):
                 orders += self.tell(name, Wanted(), now)
         return orders
 
@@ -192,8 +200,7 @@ class Roster:
         entry = self.entries.get(script.name)
         stops = self._stops(script)
         if entry is None:
-            entry = self.entries[script.name] = Entry(script, Stopped() if stops else Waiting(now))
-            self._hold(script, entry)
+            self.entries[script.name] = Entry(script, Stopped() if stops else Waiting(now))
             return []
         going = _going(entry)
         changed = entry.script.seen != script.seen
@@ -210,11 +217,15 @@ class Roster:
             orders += self.tell(script.name, Unwanted(), now)
         return orders + (self.tell(script.name, Renewed(), now) if changed else [])
 
-    def _hold(self, script: Script, entry: Entry) -> None:
-        """A new line that runs a vanishing line's file waits until that is gone."""
-        for name, other in self.entries.items():
-            if _going(other) and name != script.name and other.script.file == script.file:
-                entry.held_by = name
+    def _hold(self, listed: Collection[str]) -> None:
+        """A new line that runs a vanished line's file waits until that is gone: it may be the same one, renamed."""
+        vanished: dict[str, tuple[str, ...]] = {}
+        for name, entry in self.entries.items():
+            if name not in listed and not isinstance(entry.phase, Stopped):
+                vanished[entry.script.file] = (*vanished.get(entry.script.file, ()), name)
+        for name, entry in self.entries.items():
+            new = name in listed and not entry.alive and not entry.up_once
+            entry.held_by = vanished.get(entry.script.file, ()) if new else ()
 
     def _entered(self, name: str, entry: Entry, before: Phase) -> None:
         """Bookkeeping of a change of phase."""
@@ -222,9 +233,10 @@ class Roster:
             entry.restarts += entry.up_once
             entry.up_once = True
         if isinstance(before, Running | Stopping) and not entry.alive and entry.renewal:
-            entry.script, entry.renewal = entry.renewal, None
+            entry.script, entry.renewal, self._links = entry.renewal, None, None
         if isinstance(entry.phase, Retired):
             del self.entries[name]
+            self._links = None
         self._schedule(name, entry)
 
     def _schedule(self, name: str, entry: Entry) -> None:
@@ -236,20 +248,23 @@ class Roster:
         self._count += 1
         heapq.heappush(self._moments, (when, self._count, name))
 
-    def _consequences(self, before: Phase, entry: Entry, now: float) -> list[Order]:
+    def _consequences(self, before: Phase, needed: str | None, entry: Entry, now: float) -> list[Order]:
         """What one script's change means for others: those that come after it, and what waits for it to be gone."""
-        if isinstance(entry.phase, Running) and not isinstance(before, Running):
-            for name in self._dependents.get(entry.script.base, ()):
+        if isinstance(entry.phase, Running | Retired) and not isinstance(before, Running):
+            for name in self._relying(entry.script.base):
                 self._schedule(name, self.entries[name])
         if not isinstance(before, Running | Stopping) or entry.alive:
             return []
-        for name, other in self.entries.items() if isinstance(entry.phase, Retired) else ():
-            if other.held_by == entry.script.name:
-                other.held_by = None
+        for name, other in self.entries.items():
+            if entry.script.name in other.held_by:
+                other.held_by = tuple(held for held in other.held_by if held != entry.script.name)
                 self._schedule(name, other)
-        if entry.script.after is None:
-            return []
-        return [order for name in list(self.named(entry.script.after)) for order in self._stop_next(name, now)]
+        orders: list[Order] = []
+        if isinstance(entry.phase, Waiting) and self._stops(entry.script):
+            orders += self.tell(entry.script.name, Unwanted(), now)  # it ended by itself before its turn came
+        if needed is not None:
+            orders += [order for name in list(self.named(needed)) for order in self._stop_next(name, now)]
+        return orders
 
     def _stop_next(self, name: str, now: float) -> list[Order]:
         entry = self.entries[name]
@@ -266,18 +281,36 @@ class Roster:
 
     def waits_for(self, entry: Entry) -> str | None:
         """The script that holds this one's start back, or None."""
-        if entry.held_by is not None:
-            return entry.held_by
-        after = entry.script.after
-        if after is None or entry.up_once:
+        if entry.held_by:
+            return entry.held_by[0]
+        after = None if entry.up_once else self._needs(entry)
+        if after is None:
             return None
         return next((name for name in self.named(after) if not isinstance(self.entries[name].phase, Running)), None)
 
     def _may_stop(self, entry: Entry) -> bool:
         """When all of it is to stop, a script goes after those that depend on it."""
-        if not (self._ending or self._wishes.all_stopped):
+        if not (self._ending or self._wishes.all_stopped) or not isinstance(entry.phase, Running):
             return True
-        return not any(self.entries[name].alive for name in self._dependents.get(entry.script.base, ()))
+        return not any(self.entries[name].alive for name in self._relying(entry.script.base))
+
+    def _needs(self, entry: Entry) -> str | None:
+        """Its `after=`, but for one that leads back to itself (half of such a circle may come from an older list)."""
+        return self._linked().after.get(entry.script.name) if entry.script.after else None
+
+    def _relying(self, base: str) -> list[str]:
+        """The scripts that come after this one."""
+        return self._linked().dependents.get(base, [])
+
+    def _linked(self) -> _Links:
+        if self._links is None:
+            self._links = _Links({}, {})
+            afters = {entry.script.base: entry.script.after for entry in self.entries.values()}
+            for name, entry in self.entries.items():
+                if (after := entry.script.after) and not _circular(entry.script.base, afters):
+                    self._links.after[name] = after
+                    self._links.dependents.setdefault(after, []).append(name)
+        return self._links
 
     def _token(self, now: float) -> bool:
         self._tokens = min(BURST, self._tokens + (now - self._refilled) * REFILL_PER_S)
@@ -286,6 +319,16 @@ class Roster:
             return False
         self._tokens -= 1
         return True
+
+
+def _circular(base: str, afters: Mapping[str, str | None]) -> bool:
+    trail, seen = afters[base], set[str]()
+    while trail is not None and trail not in seen:
+        if trail == base:
+            return True
+        seen.add(trail)
+        trail = afters.get(trail)
+    return False
 
 
 def _going(entry: Entry) -> bool:

@@ -58,7 +58,7 @@ class Script:
     @property
     def seen(self) -> tuple[object, ...]:
         """What the process sees of its line: only a change in this restarts it."""
-        return (self.argv, self.env, self.cwd, self.env_file, self.key, self.copy)
+        return (self.argv, tuple(sorted(self.env)), self.cwd, self.env_file, self.key, self.copy)
 
     @property
     def file(self) -> str:
@@ -131,7 +131,7 @@ def name_of(argv: tuple[str, ...]) -> str:
 def duration_s(text: str) -> float:
     """`500ms`, `5s`, `10m`, `1h`, `2d`, or a number of seconds. Raises ValueError."""
     number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    seconds = float(number) * _UNITS[text[len(number) :] or "s"]
+    seconds = float(number) * _UNITS.get(text[len(number) :] or "s", float("nan"))
     if not 0 <= seconds <= 10 * 365 * 86400:  # also refuses nan
         raise ValueError(text)
     return seconds
@@ -172,15 +172,14 @@ def _text(raw: bytes) -> str:
 
 
 def _words(line: str) -> list[str]:
-    if not any(mark in line for mark in "'\"\\"):
-        words = line.split()
-        if "#" in words:
-            raise _Wrong("#", "a comment behind a command would be handed to it", "give the comment a line of its own")
-        return words
     try:
-        return shlex.split(line)
+        quoted = any(mark in line for mark in "'\"\\")
+        words = shlex.split(line) if quoted else line.split()
+        if "#" in words and (not quoted or "#" in shlex.split(line, posix=False)):  # posix=False keeps the quotes of '#'
+            raise _Wrong("#", "a comment behind a command would be handed to it", "give the comment a line of its own")
     except ValueError as error:
         raise _Wrong("", str(error).lower(), "close the quotation, or put a backslash before a quote that is meant") from None
+    return words
 
 
 def _setting(word: str) -> tuple[str, str] | None:
@@ -209,26 +208,28 @@ def _add_scripts(
     merged = dict((*draft.settings.options, *options.items()))
     copies = merged.pop("copies", 1)
     base = str(merged.pop("name", "") or name_of(argv))
-    if base.startswith("-") or not base.isprintable():
+    if not base or base.startswith("-") or not base.isprintable():
         raise _Wrong(base, "can't be a script's name", "give it one with name=")
     if copies != 1 and "key" in merged:
         raise _Wrong("key=", "one key can't serve several copies", "leave key= out, or write the copies as lines of their own")
     first = Script(name=base, argv=argv, base=base, line=number, env=env, **_fields(merged))
-    for copy in range(1, int(str(copies)) + 1):
-        script = first if copy == 1 else replace(first, name=f"{base}#{copy}", copy=copy)
-        taken = draft.scripts.get(script.name)
-        if taken is None:
-            draft.scripts[script.name] = script
-            continue
-        known = running.get(script.name)
-        loser = taken if known and known.seen == script.seen != taken.seen else script
-        if loser is taken:
-            draft.scripts[script.name] = script
-        other = script.line + taken.line - loser.line
-        draft.mistakes.append(
-            Mistake(loser.line, script.name, f"line {other} has this name already", "give this one another with name=")
-        )
+    new = [replace(first, name=f"{base}#{n}", copy=n) if n > 1 else first for n in range(1, int(str(copies)) + 1)]
+    taken = {draft.scripts[script.name].line: script.name for script in new if script.name in draft.scripts}
+    keeps = [script for script in new if (known := running.get(script.name)) and known.seen == script.seen]
+    others = [script for script in draft.scripts.values() if script.line in taken]
+    if taken and keeps and not any((known := running.get(other.name)) and known.seen == other.seen for other in others):
+        for line, name in taken.items():
+            draft.mistakes.append(_taken(line, name, number))
+        draft.scripts = {name: script for name, script in draft.scripts.items() if script.line not in taken}
+    elif taken:
+        line, name = next(iter(taken.items()))
+        draft.mistakes.append(_taken(number, name, line))
         return
+    draft.scripts.update({script.name: script for script in new})
+
+
+def _taken(line: int, name: str, other: int) -> Mistake:
+    return Mistake(line, name, f"line {other} has this name already", "give this one another with name=")
 
 
 def _fields(options: Mapping[str, object]) -> dict[str, Any]:
@@ -240,24 +241,23 @@ def _fields(options: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _check_after(draft: _Draft) -> None:
-    """A line whose `after=` is unknown or leads back to itself is a mistake and not taken."""
+    """A line whose `after=` leads to no line that is taken, or back to itself, is a mistake and not taken."""
     wants = {script.base: script for script in draft.scripts.values() if script.copy == 1}
     bad: dict[str, Mistake] = {}
     for base, script in wants.items():
         trail, seen = script.after, [base]
-        while trail is not None and base not in bad:
-            if trail == base:
-                text = "waits for itself: " + " after ".join((*seen, base))
-                bad[base] = Mistake(script.line, f"after={script.after}", text, "take one of these after= out")
-            elif trail not in wants and trail == script.after:
-                bad[base] = Mistake(
-                    script.line, f"after={trail}", "no line has this name", "use a name that `guard status` shows"
-                )
-            elif trail in seen or trail not in wants:
-                break
-            else:
-                seen.append(trail)
-                trail = wants[trail].after
+        while trail is not None and trail in wants and trail not in seen:
+            seen.append(trail)
+            trail = wants[trail].after
+        if trail is None:
+            continue
+        if trail == base:
+            text, remedy = "waits for itself: " + " after ".join((*seen, base)), "take one of these after= out"
+        elif trail == script.after:
+            text, remedy = "no line has this name", "use a name that `guard status` shows"
+        else:
+            text, remedy = f"that line has a mistake (after={trail})", "correct that one"
+        bad[base] = Mistake(script.line, f"after={script.after}", text, remedy)
     draft.mistakes += bad.values()
     draft.scripts = {name: script for name, script in draft.scripts.items() if script.base not in bad}
 

@@ -20,8 +20,9 @@ def exit_words(status: int | None) -> str:
 
 def duration_words(seconds: float) -> str:
     """3h 2m, 5m 1s, 12 s, 0.25 s: two units are enough."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{round(seconds, 2):.2g} s"
     if seconds < 60:
         return f"{seconds:.0f} s"
     parts: list[str] = []
