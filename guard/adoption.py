@@ -19,7 +19,7 @@ from guard.state import Record, State, record_name
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a record of this boot tells of a script's past."""
+    """What a record of this boot and folder tells of a script's past."""
 
     restarts: int = 0
     last_exit: int | None = None
@@ -51,6 +51,9 @@ def survivors(scripts: Iterable[Script], processes: Processes, now: float) -> It
 def unlisted(state: State, processes: Processes, listed: Iterable[Script]) -> Iterator[Script]:
     """Scripts that an earlier guard recorded and no list names any more: to be retired, alive or not."""
     keys = {processes.body(script).semaphore.key for script in listed}
+    for key in state.strange_records():
+        if key not in keys:
+            state.remove(record_name(key))  # no process and no semaphore set of ours belongs to it
     for key, record in state.records():
         if key not in keys:
             name = record.notes.get("name", "") or f"unlisted {key:#010x}"

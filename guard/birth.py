@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from guard.command import CannotRun, Command
-from guard.kin import identify
-from guard.libc import PR_SET_PDEATHSIG, prctl
+from guard.kin import myself
+from guard.libc import PR_SET_PDEATHSIG, default_signal, prctl
 from guard.semaphore import Gone, SemaphoreSet, Unusable
+from guard.signals import CAUGHT
 from guard.state import State
 
 STEPS = ("fork", "setsid", "semop", "record", "exec")
 _FAILURE = struct.Struct("iii")
-_ALL_SIGNALS = signal.valid_signals()
 
 
 def raise_limit() -> tuple[int, int]:
@@ -66,12 +66,15 @@ class Births:
     output: int | None  # instead of guard's own output, where that is a pipe
     reader: int
     writer: int
+    reset: list[int]  # caught: or Python would swallow them before exec; ignored (Python's SIGPIPE): exec keeps that
 
     @classmethod
     def prepare(cls, state: State, nofile: tuple[int, int], output: int | None) -> Births:
         """`nofile`: the limit of descriptors that children get."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        return cls(state, nofile, os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), output, reader, writer)
+        ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
+        reset = [int(number) for number in (*CAUGHT, *ignored)]
+        return cls(state, nofile, os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), output, reader, writer, reset)
 
     def close(self) -> None:
         """Gives back what a standby inherited."""
@@ -84,7 +87,7 @@ class Births:
         Raises CannotRun.
         """
         parent = os.getpid()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)  # the others do to a child what they do to its script
         try:
             pid = os.fork()
             if pid == 0:
@@ -111,7 +114,8 @@ class Births:
             if os.getppid() != parent:
                 os._exit(127)
             at(step)
-            _default_signals()
+            for caught in self.reset:
+                default_signal(caught)
             step = "setsid"
             os.setsid()
             at(step)
@@ -135,10 +139,11 @@ class Births:
             os._exit(127)
 
     def _write_record(self, record: int) -> None:
-        kin = identify(os.getpid())
-        if record >= 0 and kin:
-            with contextlib.suppress(OSError):  # the semaphore says the same; `status` names the missing record
-                os.pwrite(record, self.state.identity(kin), 0)
+        try:
+            if record >= 0:
+                os.pwrite(record, self.state.identity(myself()), 0)
+        except OSError:
+            return  # the semaphore says the same; `status` names the missing record
 
     def _exec(self, command: Command) -> NoReturn:
         os.dup2(self.null, 0)
@@ -161,13 +166,6 @@ class Births:
 
 def at(step: str) -> None:
     """A child has done this step of its birth. Tests put a fault in here; nothing else does."""
-
-
-def _default_signals() -> None:
-    """exec keeps what is ignored: Python's SIGPIPE, or HUP under nohup."""
-    for number in _ALL_SIGNALS - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) is not signal.SIG_DFL:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _is_open(fd: int) -> bool:

@@ -76,9 +76,12 @@ _base: dict[str, str] = {}
 def _environment(script: Script, key: int) -> dict[str, str]:
     """Built from nothing, so that a start by cron and one by hand are equal."""
     if not _base:
-        user = pwd.getpwuid(os.getuid())
         own = os.path.dirname(os.path.abspath(sys.argv[0]))
-        _base.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name, SHELL=user.pw_shell or "/bin/sh")
+        try:
+            user = pwd.getpwuid(os.getuid())
+            _base.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name, SHELL=user.pw_shell or "/bin/sh")
+        except KeyError:  # a uid without an entry in passwd, as in many containers
+            _base.update(HOME="/", USER=str(os.getuid()), LOGNAME=str(os.getuid()), SHELL="/bin/sh")
         _base.update(PATH=f"{STANDARD_PATH}:{own}", LANG="C.UTF-8")
     from_file = _env_file(script.env_file) if script.env_file else {}
     return {**_base, **from_file, **dict(script.env), "GUARD_NAME": script.name, "GUARD_KEY": f"{key:#010x}"}

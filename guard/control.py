@@ -13,18 +13,19 @@ import sys
 import time
 from collections.abc import Callable
 
-from guard.kin import identify, signal_kin
+from guard.instance import primary_of
+from guard.kin import signal_kin
 from guard.log import complain
 from guard.options import Misuse, Options
 from guard.place import NO_STATE, NoPlace, Place
 from guard.report import base, look
 from guard.semaphore import GUARD_SIZE, Gone, SemaphoreSet, Unusable, key_and_tag
-from guard.state import GUARD_RECORD
 from guard.survey import UP, Row, Survey
 from guard.wishes import NAME, Asked, update
 
 DEFAULT_TIMEOUT_S = 60.0
 LOOK_AGAIN_S = 0.03
+STRANGER_S = 5.0  # what holds the semaphore may be no guard: one that just starts answers before
 NOT_IN_TIME = 1
 
 
@@ -137,17 +138,17 @@ class Control:
         own, tag = key_and_tag(state.place(), state.name(), "")
         semaphore = SemaphoreSet(own if self._key is None else self._key, tag, GUARD_SIZE)
         try:
-            pid = semaphore.holder() if semaphore.exists() else None
-            if not pid:
+            if not semaphore.known(untagged=self._key is not None) or not semaphore.holder():
                 return False
-            if semaphore.exists(GUARD_SIZE):
+            answers = semaphore.exists(GUARD_SIZE)
+            if answers:
                 semaphore.ping()
-            record = state.read_record(GUARD_RECORD)
-            holder = identify(pid)
-            if holder and record and record.kin == holder:
-                signal_kin(holder, signal.SIGHUP)
-            if wait and semaphore.exists(GUARD_SIZE):
-                semaphore.answered(max(0.0, self._deadline - time.monotonic()))
+            primary = primary_of(state, semaphore)
+            if primary:
+                signal_kin(primary, signal.SIGHUP)
+            if wait and answers:
+                left_s = max(0.0, self._deadline - time.monotonic())
+                return semaphore.answered(left_s if primary else min(left_s, STRANGER_S)) or primary is not None
         except (Gone, Unusable):
             return False
         return True
@@ -204,8 +205,7 @@ def _launch(place: Place, options: Options) -> None:
     os.setsid()
     if os.fork():
         os._exit(0)
-    log = "guard.log" if os.path.exists("guard.log") else os.path.join(place.state_path, "guard.log")
-    null, output = os.open("/dev/null", os.O_RDWR), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null, output = os.open("/dev/null", os.O_RDWR), _output(place)
     os.dup2(null, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -214,6 +214,17 @@ def _launch(place: Place, options: Options) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARD_")}
     arguments = [sys.executable, sys.argv[0], *_absolute(given, place), *flags]
     os.execve(sys.executable, arguments, environment)
+
+
+def _output(place: Place) -> int:
+    """Where a launched guard writes: the log that the crontab line made, else its own, else nowhere."""
+    own = os.path.join(place.state_path, "guard.log")
+    for path, flags in (("guard.log", 0), (own, os.O_CREAT)):
+        try:
+            return os.open(path, os.O_WRONLY | os.O_APPEND | flags, 0o600)
+        except OSError:
+            continue  # not there, another user's, read-only: no reason not to start
+    return os.open("/dev/null", os.O_WRONLY)
 
 
 def _absolute(given: list[str], place: Place) -> list[str]:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from types import FrameType
 
 from guard.kin import Kin, identify, signal_kin
@@ -20,7 +21,8 @@ from guard.state import GUARD_RECORD, STANDBY_RECORD, State
 
 LOCK_LIMIT_S = 1.0  # a half-born child of a dead guard is gone long before
 PING_LIMIT_S = 30.0
-FOUND_SET_GONE = 3  # exit status of a standby: the semaphore set was removed under it
+ASK_AGAIN_S = 1.0
+PRIMARY = "guard: primary"
 
 
 class AlreadyRunning(Exception):
@@ -43,10 +45,8 @@ class Instance:
     def enter(self) -> None:
         """Becomes primary. Raises AlreadyRunning, Unusable."""
         self.semaphore.open(untagged=self._by_hand)
-        while not self._take():
+        while not ((self.holds() or self._take()) and self._lock_in_time()):
             self._find_hung()
-        if not self._lock_in_time():
-            raise AlreadyRunning(0)
         if not self.semaphore.undo_works():
             self.semaphore.remove()
             raise Unusable(
@@ -64,8 +64,10 @@ class Instance:
             self.semaphore.answer()
 
     def record(self) -> None:
-        """Writes down who is primary."""
-        self._record(GUARD_RECORD)
+        """Writes down who is primary and standby, unless it is written already."""
+        self._record(GUARD_RECORD, identify(os.getpid()))
+        if self.standby:
+            self._record(STANDBY_RECORD, self.standby)
 
     def fork_standby(self) -> bool:
         """Forks the standby. True in the standby itself, later, once it has become primary; False in the parent."""
@@ -73,7 +75,7 @@ class Instance:
             if self.semaphore.waiters():
                 self.log.say("a standby of an earlier guard, unknown to this one, waits already")
                 return False
-        parent = os.getpid()
+        parent = identify(os.getpid())
         try:
             pid = os.fork()
         except OSError as error:
@@ -85,13 +87,27 @@ class Instance:
         self._stand_by(parent)
         return True
 
-    def heal(self) -> bool:
-        """After the set was removed: makes and takes it anew; False while somebody else, who can't stay, holds it."""
+    def holds(self) -> bool:
+        """Whether the semaphore is this process's own: not when its set was removed, or somebody used SETVAL on it."""
         try:
-            self.semaphore.open(untagged=self._by_hand)
-            return self._take()
-        except (Unusable, Gone):
+            return self.semaphore.holder() == os.getpid()
+        except (Gone, Unusable):
             return False
+
+    def heal(self, *, by_force: bool) -> bool:
+        """Takes the semaphore again, in a new set where the old one was removed; False while another holds it.
+
+        Whoever does that while this primary has the lock is no guard that can stay: `by_force` makes the set anew.
+        Raises Unusable.
+        """
+        if self.standby:
+            end(self.standby)  # it may hold the semaphore now, or wait in a set that is gone; another will be forked
+            self.standby = None
+        with contextlib.suppress(Gone):
+            self.semaphore.open(untagged=self._by_hand)
+            if by_force and not self._by_hand and self.semaphore.holder() != os.getpid():
+                self.semaphore.remove()
+        return self._take()
 
     def leave(self, *, remove: bool) -> None:
         """The end of a primary: the standby first, so that it takes nothing over; then, if wished, the set."""
@@ -122,9 +138,9 @@ class Instance:
             signal.signal(signal.SIGALRM, before)
 
     def _find_hung(self) -> None:
-        """Somebody holds the semaphore: returns when it may be free, ends a holder that gives no sign of life.
+        """Somebody holds the semaphore, or (its set is new) only the lock: returns when both may be free.
 
-        Raises AlreadyRunning.
+        Ends a primary that gives no sign of life. Raises AlreadyRunning.
         """
         with contextlib.suppress(Gone):
             pid = self.semaphore.holder()
@@ -136,16 +152,16 @@ class Instance:
             if holder is None:
                 self._repair(pid)
                 return
-            self.semaphore.ping()  # before the record is read: a primary writes it before it answers
-            if self._is_primary(holder):
-                signal_kin(holder, signal.SIGHUP)
-            if self.semaphore.answered(PING_LIMIT_S):
+            if pid == os.getpid() and not self._primary():
+                raise AlreadyRunning(0)
+            if self._sign_of_life():
                 raise AlreadyRunning(self.semaphore.holder() or pid)
             if self.semaphore.holder() != pid or identify(pid) != holder:
                 return
-            if self._is_primary(holder):
-                self.log.say(f"guard[{pid}] gave no sign of life for {PING_LIMIT_S:g} s: killed, another takes over")
-                end(holder)
+            primary = self._primary()
+            if primary:
+                self.log.say(f"guard[{primary.pid}] gave no sign of life for {PING_LIMIT_S:g} s: killed, another takes over")
+                end(primary)
             elif self.state.lock(wait=False):
                 self._repair(pid)
             else:
@@ -153,42 +169,55 @@ class Instance:
 
     def _repair(self, pid: int) -> None:
         """The semaphore is set, but not by a guard: somebody used SETVAL, which also cleared its undo."""
-        if self.semaphore.holder() == pid:
+        if self.semaphore.holder() == pid != os.getpid():
             self.log.say(f"guard's semaphore {self.semaphore.key:#010x} was set by process {pid}, which is no guard: made anew")
             self.semaphore.remove()
             self.semaphore.open(untagged=self._by_hand)
 
-    def _is_primary(self, holder: Kin) -> bool:
-        record = self.state.read_record(GUARD_RECORD)
-        return record is not None and record.kin == holder
+    def _sign_of_life(self) -> bool:
+        """Asks for one until the limit; the primary is told each second, since its record may come late."""
+        self.semaphore.ping()
+        deadline = time.monotonic() + PING_LIMIT_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            primary = self._primary()
+            if primary:
+                signal_kin(primary, signal.SIGHUP)
+            if self.semaphore.answered(min(left_s, ASK_AGAIN_S)):
+                return True
+        return False
 
-    def _stand_by(self, parent: int) -> None:
+    def _primary(self) -> Kin | None:
+        """The recorded primary."""
+        return primary_of(self.state, self.semaphore)
+
+    def _stand_by(self, parent: Kin | None) -> None:
         """In the standby: waits until the primary is gone."""
         ignore_as_standby()
         title(f"guard: standby {os.path.abspath(os.path.dirname(self.state.path))}")
         inherited, self.state = self.state, self.state.reopened()
         os.close(inherited.fd)
-        self._record(STANDBY_RECORD)
+        self._record(STANDBY_RECORD, identify(os.getpid()))
         self.standby = None
-        if os.getppid() != parent and not self._take():
+        if parent is None or (os.getppid() != parent.pid and not self._take()):
             os._exit(0)  # the primary is dead and another, which could not know of us, stands in its place
-        while not self._held():
+        while not self.holds():
             try:
                 self.semaphore.wait()
             except Gone:
-                if os.getppid() == parent:
-                    os._exit(FOUND_SET_GONE)
+                self._lock_after(parent)
                 self.semaphore.open(untagged=self._by_hand)
-        self.state.lock(wait=True)
+        self._lock_after(parent)
 
-    def _held(self) -> bool:
-        try:
-            return self.semaphore.holder() == os.getpid()
-        except Gone:
-            return False
+    def _lock_after(self, primary: Kin) -> None:
+        """Waits for the lock. A primary that has it still lost its semaphore, and is told: it ends this standby."""
+        if not self.state.lock(wait=False):
+            signal_kin(primary, signal.SIGHUP)
+            self.state.lock(wait=True)
 
-    def _record(self, name: str) -> None:
-        kin = identify(os.getpid())
+    def _record(self, name: str, kin: Kin | None) -> None:
+        record = self.state.read_record(name)
+        if record and record.kin == kin:
+            return
         try:
             fd = self.state.open_record(name)
         except OSError as error:
@@ -200,11 +229,35 @@ class Instance:
         os.close(fd)
 
 
-def title(text: str) -> None:
-    """What `ps` shows. The import costs 10 ms (it brings logging), so a guard that finds another running does without."""
-    from setproctitle import setproctitle
+def primary_of(state: State, semaphore: SemaphoreSet) -> Kin | None:
+    """The primary by its own record: never a stranger, whoever the semaphore says holds it. Raises Gone.
 
-    setproctitle(text)
+    Where the record can't be read or written, the holder is believed if it has the title of a primary.
+    """
+    record = state.read_record(GUARD_RECORD)
+    if record and record.alive:
+        return record.alive
+    pid = semaphore.holder()
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return identify(pid) if pid and file.read(64).startswith(PRIMARY.encode()) else None
+    except OSError:
+        return None
+
+
+def title(text: str) -> None:
+    """What `ps` shows.
+
+    Only setproctitle's C module is loaded: the package around it imports logging, that threading, and threading's hook
+    after fork costs each birth 0.4 ms (140 page faults), beside 10 ms at start.
+    """
+    from importlib.machinery import PathFinder
+
+    package = PathFinder.find_spec("setproctitle")
+    spec = PathFinder.find_spec("_setproctitle", package.submodule_search_locations if package else None)
+    if spec and spec.loader and (module := spec.loader.create_module(spec)):
+        spec.loader.exec_module(module)
+        module.setproctitle(text)
 
 
 def end(kin: Kin) -> None:

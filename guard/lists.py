@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 
@@ -31,7 +32,7 @@ class ListFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._taken: bytes | None = None
-        self._seen: bytes | None = None
+        self._seen: tuple[bytes, float] | None = None  # a content that may be half of one, and since when it stands
         self._trouble: str | None = None
 
     def look(self, running: Mapping[str, Script]) -> Look:
@@ -45,16 +46,22 @@ class ListFile:
         except OSError as error:
             return self._kept(f"can't be read: {error.strerror}")
         if content == self._taken:
-            self._trouble = None
+            self._trouble = self._seen = None
             return Look()
-        if not certain and content != self._seen:
-            self._seen = content
-            return Look(again_s=SETTLED_S)
+        if not certain and (left_s := self._unsettled_s(content)) > 0:
+            return Look(again_s=left_s)
         listing = parse(content, running)
         if not listing.scripts and not listing.mistakes:
             return self._kept("lists no script")
-        self._taken, self._trouble = content, None
+        self._taken, self._trouble, self._seen = content, None, None
         return Look(listing)
+
+    def _unsettled_s(self, content: bytes) -> float:
+        """How long this content must still stand until it is taken for whole, however often it is looked at."""
+        now = time.monotonic()
+        if self._seen is None or self._seen[0] != content:
+            self._seen = content, now
+        return self._seen[1] + SETTLED_S - now
 
     def _kept(self, trouble: str) -> Look:
         self._taken = None
@@ -70,8 +77,8 @@ def write_accepted(state: State, scripts: Iterable[Script]) -> None:
     state.replace(ACCEPTED, f'{{"version": {VERSION}, "scripts": [\n{lines}\n]}}\n')
 
 
-def read_accepted(state: State) -> tuple[list[Script], str | None]:
-    """The list in force before, and what to say when it can't be read."""
+def read_accepted(state: State, *, primary: bool = False) -> tuple[list[Script], str | None]:
+    """The list in force before, and what to say when it can't be read: then the primary, which says it, sets it aside."""
     try:
         text = state.read(ACCEPTED)
         if text is None:
@@ -83,7 +90,8 @@ def read_accepted(state: State) -> tuple[list[Script], str | None]:
         return [], f"can't read {state.path}/{ACCEPTED}: {error.strerror}"
     except (ValueError, KeyError, TypeError):
         pass
-    state.set_aside(ACCEPTED)
+    if primary:
+        state.set_aside(ACCEPTED)
     return [], f"{state.path}/{ACCEPTED} is not this version's: set aside as {ACCEPTED}.unreadable"
 
 

@@ -11,9 +11,12 @@ import select
 import stat
 import sys
 import time
-from collections.abc import Callable
 
 from guard.words import printable
+
+TYPE_CHECKING = False  # typing's would cost its import, and collections.abc costs 2 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LINE_LIMIT_BYTES = 4000  # below PIPE_BUF: whole lines under any number of writers, in pipes too
 _COLOURS = (("mistake", "31"), ("died", "33"), ("can't", "31"), ("killed", "31"), ("started", "32"), ("adopted", "36"))

@@ -91,9 +91,8 @@ def parse(arguments: list[str]) -> Options:
             continue
         known = COMMANDS[command][2].get(name)
         if known is None:
-            raise Misuse(
-                f"{name}: not an option of `guard{' ' * bool(command)}{command}`; `guard{' ' * bool(command)}{command} --help` lists them"
-            )
+            own = f"guard {command}".rstrip()
+            raise Misuse(f"{name}: not an option of `{own}`; `{own} --help` lists them")
         if known[0] and not equals:
             if not rest:
                 raise Misuse(f"{name} needs a value: {name} {known[0]}")

@@ -54,19 +54,17 @@ class Place:
         if os.geteuid() != 0:
             return
         try:
-            owner = os.stat(self.state_path).st_uid
+            state = os.stat(self.state_path)
         except OSError:
             folder = os.path.dirname(os.path.abspath(self.state_path))
             owner = os.stat(folder).st_uid if os.path.isdir(folder) else 0
             if owner and not as_root:
-                import pwd
-
-                user = pwd.getpwuid(owner).pw_name
-                text = f"{folder} belongs to {user}: run guard as {user} (sudo -u {user} guard), or all of it as root: --as-root"
+                user, sudo = _name(owner), f"sudo -u '{_name(owner)}' guard"
+                text = f"{folder} belongs to {user}: run guard as {user} ({sudo}), or all of it as root: --as-root"
                 raise NoPlace(text, 64) from None
             return
-        if owner:
-            _become(owner)
+        if state.st_uid:
+            _become(state.st_uid, state.st_gid)
 
     def state(self, *, create: bool) -> State:
         """The state folder. Raises NoPlace."""
@@ -83,6 +81,13 @@ class Place:
             raise NoPlace(text if os.path.exists(self.list_path) else no_list(self.list_absolute), 3) from None
         except OSError as error:
             path = os.path.abspath(self.state_path)
+            try:
+                owner = os.stat(path).st_uid
+            except OSError:
+                owner = os.geteuid()
+            if owner != os.geteuid():
+                text = f"{path} belongs to {_name(owner)}: run guard as {_name(owner)}, or for yourself with another --state DIR"
+                raise NoPlace(text, NO_STATE) from None
             raise NoPlace(
                 f"{path}: {error.strerror}; guard needs to write there, or to another folder: --state DIR", NO_STATE
             ) from None
@@ -93,10 +98,25 @@ def no_list(path: str) -> str:
     return f"{path} does not exist; `guard init` writes a first one, --list FILE or GUARD_LIST name another"
 
 
-def _become(uid: int) -> None:
+def _name(uid: int) -> str:
+    """A user's name; `#uid`, which sudo takes as well, where passwd has none."""
     import pwd
 
-    user = pwd.getpwuid(uid)
-    os.initgroups(user.pw_name, user.pw_gid)
-    os.setgid(user.pw_gid)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
+def _become(uid: int, gid: int) -> None:
+    import pwd
+
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        os.setgroups([])
+    else:
+        os.initgroups(user.pw_name, user.pw_gid)
+        gid = user.pw_gid
+    os.setgid(gid)
     os.setuid(uid)

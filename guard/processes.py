@@ -43,6 +43,7 @@ class Processes:
         self._place = state.place(), state.name()
         self.bodies: dict[str, Body] = {}
         self._names: dict[int, str] = {}  # own children only
+        self.removed: list[str] = []  # scripts whose set somebody removed, found out at their respawn
 
     def body(self, script: Script) -> Body:
         """The body of a script; a new one when its key changed (then nothing of the old one runs)."""
@@ -58,6 +59,8 @@ class Processes:
     def spawn(self, script: Script) -> Spawned | SpawnFailed:
         """Starts a script; what goes wrong between fork and exec comes later, as a failure."""
         body = self.body(script)
+        if body.semaphore.removed():
+            self.removed.append(script.name)
         try:
             body.semaphore.open()
             what = command(script, body.semaphore.key)

@@ -121,12 +121,13 @@ class Roster:
         """Makes the list what `listed` says. Unless it is `whole` (a line is bad), nothing is stopped for it."""
         orders: list[Order] = []
         names = {script.name for script in listed}
+        known = set() if whole else {name for name, entry in self.entries.items() if not entry.held_by}
         if whole:
             for name in [name for name in self.entries if name not in names]:
                 orders += self.tell(name, Unlisted(), now)
         for script in listed:
             orders += self._list(script, now, whole)
-        self._hold(names)
+        self._hold(names, known)
         order = {script.name: place for place, script in enumerate(listed)}
         self.entries = dict(sorted(self.entries.items(), key=lambda item: order.get(item[0], len(order))))
         self._links = None
@@ -217,14 +218,17 @@ class Roster:
             orders += self.tell(script.name, Unwanted(), now)
         return orders + (self.tell(script.name, Renewed(), now) if changed else [])
 
-    def _hold(self, listed: Collection[str]) -> None:
-        """A new line that runs a vanished line's file waits until that is gone: it may be the same one, renamed."""
+    def _hold(self, listed: Collection[str], known: Collection[str]) -> None:
+        """A new line that runs a vanished line's file waits until that is gone: it may be the same one, renamed.
+
+        `known`: not new, though it may not have run yet.
+        """
         vanished: dict[str, tuple[str, ...]] = {}
         for name, entry in self.entries.items():
             if name not in listed and not isinstance(entry.phase, Stopped):
                 vanished[entry.script.file] = (*vanished.get(entry.script.file, ()), name)
         for name, entry in self.entries.items():
-            new = name in listed and not entry.alive and not entry.up_once
+            new = name in listed and name not in known and not entry.alive and not entry.up_once
             entry.held_by = vanished.get(entry.script.file, ()) if new else ()
 
     def _entered(self, name: str, entry: Entry, before: Phase) -> None:

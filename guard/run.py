@@ -93,6 +93,8 @@ def _require_scripts(place: Place, state: State) -> None:
         return
     look = ListFile(place.list_path).look({})
     scripts = look.listing.scripts if look.listing else ()
+    if look.again_s is not None:
+        return  # somebody may be writing it
     if not scripts:
         if not os.path.exists(place.list_path):
             raise NoPlace(no_list(place.list_absolute), NO_LIST)

@@ -22,9 +22,8 @@ _IPC_CREAT, _IPC_EXCL, _IPC_NOWAIT, _SEM_UNDO = 0o1000, 0o2000, 0o4000, 0x1000
 _IPC_RMID, _IPC_SET, _IPC_STAT = 0, 1, 2
 _GETPID, _GETVAL, _GETZCNT, _SETVAL = 11, 12, 15, 16
 _PERM = struct.Struct("iIIIIH")  # head of struct ipc_perm: key, uid, gid, cuid, cgid, mode
-_OTIME = struct.Struct("l")  # sem_otime stands behind struct ipc_perm, on x86-64 and on the generic layout alike
-_OTIME_OFFSET = 48
 _MODE = 0o600
+_UNMARKED_MODE = 0o711  # the same rights as 0600 (x means nothing here); no other program makes a set like this
 
 
 class Unusable(Exception):
@@ -68,11 +67,11 @@ _GONE = (errno.EIDRM, errno.EINVAL)
 class SemaphoreSet:
     """One set. `open()` first; the id is kept, so that a removed set is noticed and never silently replaced."""
 
-    __slots__ = ("_id", "key", "size", "tag")
+    __slots__ = ("_full_size", "_id", "key", "size", "tag")
 
     def __init__(self, key: int, tag: int, size: int = SCRIPT_SIZE) -> None:
         self.key, self.tag, self.size = key, tag, size
-        self._id = -1
+        self._full_size, self._id = size, -1
 
     def open(self, *, untagged: bool = False) -> None:
         """Finds or makes the set; `untagged` also takes a set of one semaphore as it is (`guard --key`).
@@ -86,10 +85,10 @@ class SemaphoreSet:
                 continue
 
     def _open(self, untagged: bool) -> None:
-        made = False
+        made, self.size = False, self._full_size
         while not self.exists():
             try:
-                self._id = self._get(self.size, _IPC_CREAT | _IPC_EXCL | _MODE)
+                self._id = self._get(self.size, _IPC_CREAT | _IPC_EXCL | _UNMARKED_MODE)
             except OSError as error:
                 if error.errno != errno.EEXIST:
                     raise _explained(error, self.key) from None
@@ -97,13 +96,15 @@ class SemaphoreSet:
                 made = True
                 break
         if not self.exists(self.size):
+            if not self.exists():
+                raise Gone
             if untagged and not self.exists(2):
                 self.size = 1
                 return
             raise Foreign(f"semaphore set {self.key:#010x} has fewer semaphores than ours: it belongs to another program")
         if self.exists(self.size + 1):
             raise Foreign(f"semaphore set {self.key:#010x} has more semaphores than ours: it belongs to another program")
-        if not made and self._value(TAG) == 0 and not self._untouched():
+        if not made and self._value(TAG) == 0 and not self._unmarked() and self._value(TAG) == 0:
             raise Foreign(f"semaphore set {self.key:#010x} carries no mark of ours: it belongs to another program")
         self._mark()
 
@@ -117,9 +118,11 @@ class SemaphoreSet:
             raise _explained(error, self.key) from None
         return True
 
-    def known(self) -> bool:
-        """Whether a set of ours stands on the key now; makes none."""
+    def known(self, *, untagged: bool = False) -> bool:
+        """Whether a set of ours (`untagged`: or one that `open` would take) stands on the key now; makes none."""
         try:
+            if untagged and self.exists() and not self.exists(2):
+                return True
             return self.exists(self.size) and not self.exists(self.size + 1) and self._ctl(TAG, _GETVAL) == self.tag
         except (Foreign, OSError):
             return False
@@ -180,9 +183,12 @@ class SemaphoreSet:
         if self.size == GUARD_SIZE:
             self._value(PING, _SETVAL)
 
-    def check(self) -> None:
-        """Raises Gone when the set was removed."""
-        self._value(HELD)
+    def removed(self) -> bool:
+        """Whether the set that we knew is gone."""
+        try:
+            return self._id >= 0 and self._value(HELD) < 0
+        except Gone:
+            return True
 
     def undo_works(self) -> bool:
         """Whether SEM_UNDO does what it promises here (some container runtimes accept and ignore it)."""
@@ -191,7 +197,10 @@ class SemaphoreSet:
         self._value(PROBE, _SETVAL)
         pid = os.fork()
         if pid == 0:
-            os._exit(call("semop", self._id, _ops((PROBE, 1, _SEM_UNDO)), 1))
+            try:
+                call("semop", self._id, _ops((PROBE, 1, _SEM_UNDO)), 1)
+            finally:
+                os._exit(0)
         os.waitpid(pid, 0)
         return self._value(PROBE) == 0
 
@@ -231,22 +240,24 @@ class SemaphoreSet:
         if self._value(TAG) != self.tag:
             raise Foreign(f"semaphore set {self.key:#010x} carries another program's mark")
 
-    def _untouched(self) -> bool:
-        """Whether the set looks as our open() leaves it when killed between making and marking: 0600, no semop yet."""
+    def _unmarked(self) -> bool:
+        """Whether the set looks as our open() leaves it when killed between making and marking."""
         buffer = ctypes.create_string_buffer(256)
-        self._ctl(0, _IPC_STAT, buffer)
-        mode = _PERM.unpack_from(buffer)[5]
-        return bool(mode & 0o777 == _MODE and _OTIME.unpack_from(buffer, _OTIME_OFFSET)[0] == 0)
+        try:
+            self._ctl(0, _IPC_STAT, buffer)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise Gone from None
+            raise _explained(error, self.key) from None
+        return bool(_PERM.unpack_from(buffer)[5] & 0o777 == _UNMARKED_MODE)
 
     def _disown(self) -> None:
         """Gives the set's owner uid to root while we stay its creator: logind's RemoveIPC looks at the owner only."""
-        if os.geteuid() == 0:
-            return
         buffer = ctypes.create_string_buffer(256)
         try:
             self._ctl(0, _IPC_STAT, buffer)
             key, _, gid, cuid, cgid, mode = _PERM.unpack_from(buffer)
-            _PERM.pack_into(buffer, 0, key, 0, gid, cuid, cgid, mode)
+            _PERM.pack_into(buffer, 0, key, 0, gid, cuid, cgid, mode & ~0o777 | _MODE)
             self._ctl(0, _IPC_SET, buffer)
         except OSError:
             return  # a kernel that forbids it leaves us where every other program is

@@ -12,13 +12,15 @@ one descriptor of the folder, which is also guard's second lock (flock): a renam
 from __future__ import annotations
 
 import binascii
-import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator, Mapping
 
 from guard.kin import Kin, identify
+
+TYPE_CHECKING = False  # typing's would cost its import, and collections.abc costs 2 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 IDENTITY_BYTES = 80
 RECORD_BYTES = 4096
@@ -34,7 +36,7 @@ def boot_id() -> str:
 
 
 class Record:
-    """`kin`: the recorded process if it belongs to this boot, alive or not. `notes`: guard's own, as text."""
+    """`kin`: the recorded process if it is of this boot and folder, alive or not. `notes`: guard's own, as text."""
 
     __slots__ = ("kin", "notes")
 
@@ -48,25 +50,31 @@ class Record:
 
 
 class State:
-    """An open state folder. Raises OSError where the folder can't be used."""
+    """An open state folder. Raises OSError where the folder can't be used.
+
+    `boot` stands for this boot and this very folder: what an earlier boot recorded says nothing here, nor does what was
+    copied from a folder whose guard is running.
+    """
 
     def __init__(self, path: str, *, create: bool) -> None:
         self.path = path
-        self.boot = boot_id()
         if create:
             _make(path)
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.boot = self._boot()
+        self._name = os.path.basename(os.path.realpath(path))
+        around = os.stat("..", dir_fd=self.fd)  # asked once: the keys stay the same when this folder is moved or deleted
+        self._place = around.st_dev, around.st_ino
         if create:
             _make("run", self.fd)
 
     def place(self) -> tuple[int, int]:
         """Device and inode of the folder that holds this one: what keys are made of."""
-        status = os.stat("..", dir_fd=self.fd)
-        return status.st_dev, status.st_ino
+        return self._place
 
     def name(self) -> str:
-        """The folder's own name."""
-        return os.path.basename(os.path.normpath(self.path))
+        """The folder's own name, also where it was reached through a symlink."""
+        return self._name
 
     def lock(self, *, wait: bool) -> bool:
         """The second lock: held until every copy of the descriptor is closed, in children too. False: not now."""
@@ -79,7 +87,7 @@ class State:
     def reopened(self) -> State:
         """The same folder through a descriptor of one's own: a lock taken on it is not shared over fork."""
         other = State.__new__(State)
-        other.path, other.boot = self.path, self.boot
+        vars(other).update(vars(self))
         other.fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return other
 
@@ -92,6 +100,10 @@ class State:
         here = os.fstat(self.fd)
         return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
 
+    def deleted(self) -> bool:
+        """Whether the folder is gone for good, and with it what could be found through it."""
+        return os.fstat(self.fd).st_nlink == 0
+
     def renew(self) -> bool:
         """Makes a lost folder anew under the old descriptor's number and locks it. False: another guard has it.
 
@@ -102,6 +114,7 @@ class State:
             locked = fresh.lock(wait=False)
             if locked:
                 os.dup2(fresh.fd, self.fd, inheritable=False)
+                self.boot = fresh.boot
             return locked
         finally:
             os.close(fresh.fd)
@@ -119,9 +132,9 @@ class State:
             raise
         return fd
 
-    def identity(self, kin: Kin) -> bytes:
+    def identity(self, kin: tuple[int, int]) -> bytes:
         """A process as records hold it."""
-        return f"{kin.pid} {kin.start} {self.boot}".ljust(IDENTITY_BYTES - 1).encode() + b"\n"
+        return (b"%d %d %b" % (*kin, self.boot.encode())).ljust(IDENTITY_BYTES - 1) + b"\n"
 
     def write_notes(self, fd: int, notes: Mapping[str, str]) -> None:
         """guard's part of a record, in one write, with a checksum for readers that come in between."""
@@ -143,21 +156,31 @@ class State:
         return Record(self._kin(data[:IDENTITY_BYTES]), _notes(data[IDENTITY_BYTES:]))
 
     def records(self) -> Iterator[tuple[int, Record]]:
-        """All script records with their keys."""
+        """All script records of this boot and folder, with their keys."""
+        for key, record in self._records():
+            if record.kin or record.notes.get("boot") == self.boot:
+                yield key, record
+
+    def strange_records(self) -> list[int]:
+        """The keys of records that an earlier boot left here, or that were copied here from another folder."""
+        return [key for key, record in self._records() if not record.kin and record.notes.get("boot") != self.boot]
+
+    def _records(self) -> Iterator[tuple[int, Record]]:
         try:
             names = os.listdir(f"/proc/self/fd/{self.fd}/run")
         except OSError:
             return
         for name in names:
-            record = self.read_record(f"run/{name}") if len(name) == 8 else None
-            with contextlib.suppress(ValueError):
-                if record:
-                    yield int(name, 16), record
+            record = self.read_record(f"run/{name}") if len(name) == 8 and not name.strip("0123456789abcdef") else None
+            if record:
+                yield int(name, 16), record
 
     def remove(self, name: str) -> None:
         """Removes a file of the folder, if it is there and can be removed."""
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(name, dir_fd=self.fd)
+        except OSError:
+            return
 
     # whole files
 
@@ -187,8 +210,14 @@ class State:
 
     def set_aside(self, name: str) -> None:
         """Keeps a file that can't be read for people to look at, out of the way."""
-        with contextlib.suppress(OSError):
+        try:
             os.rename(name, f"{name}.unreadable", src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError:
+            return
+
+    def _boot(self) -> str:
+        here = os.fstat(self.fd)
+        return f"{boot_id()}.{binascii.crc32(b'%d:%d' % (here.st_dev, here.st_ino)):08x}"
 
     def _kin(self, data: bytes) -> Kin | None:
         words = data.decode("ascii", "replace").split()

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 
 from guard import __version__, adoption, story, wishes
 from guard.birth import Births
-from guard.instance import Instance, title
+from guard.instance import PRIMARY, Instance, title
 from guard.kin import Kin, Table, identify, signal_kin
 from guard.lifecycle import (
     Adopted,
@@ -46,7 +46,7 @@ from guard.scripts import Listing, Script
 from guard.semaphore import Gone
 from guard.signals import Signals
 from guard.state import record_name
-from guard.upkeep import Upkeep
+from guard.upkeep import REMOVED, Upkeep
 from guard.watch import POLL_S, Watch
 
 SETTLE_S = 0.05  # several saves in a row are one edit
@@ -79,6 +79,7 @@ class Supervisor:
         self._moments: dict[str, float] = {}  # when guard itself wants to look at something again
         self._asked = wishes.Asked()
         self._restarts_done: set[str] = set()
+        self._unrecorded: set[str] = set()  # scripts whose record could not be written
         self._ending = self._orphans_told = False
         self._only = only  # `guard stop NAME` while no guard runs: end these, start nothing
 
@@ -87,10 +88,11 @@ class Supervisor:
         self._begin()
         while not self._finished():
             self._turn()
-        if self._asked.all_stopped:
+        for_good = self._asked.all_stopped or self._state.deleted()  # no guard can come back to a deleted folder
+        if for_good:
             for name in list(self._roster.entries):
                 self._processes.forget(name)
-        self._instance.leave(remove=self._asked.all_stopped)
+        self._instance.leave(remove=for_good)
         self._log.say("ended")
         return 0
 
@@ -103,7 +105,7 @@ class Supervisor:
 
     def _begin(self) -> None:
         """Before the first turn: a standby, then whatever outlived the last guard, then the list and the wishes."""
-        title(f"guard: primary {os.path.abspath(self._list.path)}")
+        title(f"{PRIMARY} {os.path.abspath(self._list.path)}")
         self._instance.begin()
         for fd in (self._signals.fd, self._births.reader, self._watch.fd):
             if fd is not None:
@@ -112,11 +114,13 @@ class Supervisor:
         gc.freeze()  # the collector leaves alone what primary and standby share
         self._upkeep.standby()
         self._log.say(f"guard {__version__} is primary; list {os.path.abspath(self._list.path)}")
-        accepted, trouble = read_accepted(self._state)
+        accepted, trouble = read_accepted(self._state, primary=True)
         if trouble:
             self._log.say(trouble)
+        self._follow()
         look = self._list.look({script.name: script for script in accepted})
         self._adopt(accepted, look.listing or Listing())
+        self._keep_folder()
         self._heed_wishes()
         self._digest(look)
 
@@ -150,8 +154,8 @@ class Supervisor:
             self._heed_wishes()
             self._moments["look"] = 0.0
         if self._watch.changed():
-            self._moments.setdefault("look", time.monotonic() + SETTLE_S)
-            self._keep_folder()
+            soon = time.monotonic() + SETTLE_S
+            self._moments["look"] = min(soon, self._moments.get("look", soon))
         self._failed_births()
         self._deaths(ended)
         self._own_moments(time.monotonic())
@@ -159,6 +163,9 @@ class Supervisor:
         if self._upkeep.semaphore() or (not self._ending and self._upkeep.standby()):
             self._moments["again"] = time.monotonic() + AGAIN_S
         if signal.SIGHUP in came:
+            self._instance.record()
+            for entry in [entry for name, entry in self._roster.entries.items() if name in self._unrecorded]:
+                self._note(entry)
             with contextlib.suppress(Gone):
                 self._instance.semaphore.answer()
 
@@ -182,7 +189,7 @@ class Supervisor:
         """Children that ended, and what pidfds told; then, for all of them together: what is left of each?"""
         gone: dict[str, Exited | None] = {}
         for pid, child, status in self._processes.reap():
-            if not self._upkeep.standby_ended(pid, status) and child is not None and self._pid(child) == pid:
+            if not self._upkeep.standby_ended(pid) and child is not None and self._pid(child) == pid:
                 gone[child] = Exited(pid, status)
         for news in ended:
             if news.name in self._roster.entries and self._pid(news.name) == news.pid:
@@ -202,6 +209,7 @@ class Supervisor:
         for what in [what for what, moment in self._moments.items() if moment <= now]:
             del self._moments[what]
             if what in ("look", "poll"):
+                self._keep_folder()
                 self._look()
 
     def _finished(self) -> bool:
@@ -243,6 +251,8 @@ class Supervisor:
                 case Spawn() if entry:
                     entry.adopted = False
                     self._tell(order.name, self._processes.spawn(entry.script))
+                    while self._processes.removed:
+                        self._log.say(f"{self._processes.removed.pop()}: its {REMOVED}")
                 case Terminate() if entry:
                     table = table or Table()
                     self._signalled(order.name, self._processes.terminate(entry.script, self._living({order.name}), table))
@@ -292,6 +302,7 @@ class Supervisor:
         if self._follow_path:
             with contextlib.suppress(OSError):
                 os.chdir(os.path.dirname(self._list.path))
+        self._follow()
         self._digest(self._list.look({name: entry.script for name, entry in self._roster.entries.items()}))
 
     def _digest(self, look: Look) -> None:
@@ -302,8 +313,11 @@ class Supervisor:
             self._log.say(look.trouble)
         if look.listing is not None:
             self._take(look.listing, now)
+
+    def _follow(self) -> None:
+        """Before each look, so that nothing can change unseen between the two."""
         if not self._watch.follow(self._list.path, self._state.path):
-            self._moments["poll"] = now + POLL_S
+            self._moments["poll"] = time.monotonic() + POLL_S
 
     def _take(self, listing: Listing, now: float) -> None:
         name = os.path.basename(self._list.path)
@@ -323,7 +337,7 @@ class Supervisor:
             self._log.say(f"can't keep the accepted list in {self._state.path}: {error.strerror}; guard goes on without it")
 
     def _heed_wishes(self) -> None:
-        self._asked, trouble = wishes.read_or_set_aside(self._state)
+        self._asked, trouble = wishes.read_or_set_aside(self._state, primary=True)
         if trouble:
             self._log.say(trouble)
         self._perform(self._roster.wish(self._asked.wishes, time.monotonic()))
@@ -343,11 +357,17 @@ class Supervisor:
             return
         trouble = story.problem(entry, self._roster.waits_for(entry))
         with contextlib.suppress(OSError):
-            fd = self._state.open_record(record_name(self._processes.body(entry.script).semaphore.key))
+            name = record_name(self._processes.body(entry.script).semaphore.key)
+            self._unrecorded.add(entry.script.name)
+            fd = self._state.open_record(name)
             try:
                 self._state.write_notes(fd, story.notes(entry, self._state.boot, trouble))
             finally:
                 os.close(fd)
+            record = self._state.read_record(name)
+            if record and not record.alive:  # never instead of another: a birth may find that one running
+                self._processes.record(entry.script, self._pid(entry.script.name))
+            self._unrecorded.discard(entry.script.name)
 
     def _keep_folder(self) -> None:
         """After the state folder was made anew: everything that stands in it, once more."""

@@ -62,7 +62,7 @@ def _guard(state: State, key: int | None) -> Row:
     semaphore = SemaphoreSet(own if key is None else key, tag, GUARD_SIZE)
     pid: int | None = None
     try:
-        if semaphore.exists():
+        if semaphore.known(untagged=key is not None):
             pid = semaphore.holder()
     except (Gone, Unusable):
         pid = None
@@ -74,7 +74,7 @@ def _guard(state: State, key: int | None) -> Row:
     return {
         "state": "running" if pid is not None else "not running",
         "pid": pid or None,
-        "standby": standby.alive.pid if standby and standby.alive and pid is not None else None,
+        "standby": standby.alive.pid if standby and standby.alive and pid not in (None, standby.alive.pid) else None,
         "since": _stamp(_since(proc, time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))) if proc else None,
         "key": f"{semaphore.key:#010x}",
     }

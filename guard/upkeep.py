@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 
-from guard.instance import FOUND_SET_GONE, Instance, end
+from guard.instance import Instance, end
 from guard.log import Log
-from guard.semaphore import Gone
+from guard.semaphore import Unusable
 
 STANDBY_PAUSE_S = 0.1
+PATIENCE_S = 3.0  # with another holder of guard's semaphore; a guard that starts gives it up after a second
 
-_SET_REMOVED = (
-    "guard's semaphore set was removed (ipcrm, or systemd-logind's RemoveIPC at the end of this user's last session): "
+REMOVED = (
+    "semaphore set was removed (ipcrm, or systemd-logind's RemoveIPC at the end of this user's last session): "
     "made anew, nothing runs twice. To keep logind away: loginctl enable-linger, or RemoveIPC=no in logind.conf, or a system user"
 )
 
@@ -31,6 +32,8 @@ class Upkeep:
         self._instance, self._log = instance, log
         self._folder_trouble = False
         self._forked_at = -STANDBY_PAUSE_S
+        self._lost_at: float | None = None
+        self._loss = self._said = ""
 
     def standby(self) -> bool:
         """Forks a standby when there is none; True when it is too early for another.
@@ -46,24 +49,37 @@ class Upkeep:
             raise TookOver
         return False
 
-    def standby_ended(self, pid: int, status: int) -> bool:
+    def standby_ended(self, pid: int) -> bool:
         """Whether the process that ended was the standby."""
         if self._instance.standby is None or self._instance.standby.pid != pid:
             return False
         self._instance.standby = None
-        if status != FOUND_SET_GONE:
-            self._log.say("the standby ended; another takes its place")
+        self._log.say("the standby ended; another takes its place")
         return True
 
     def semaphore(self) -> bool:
-        """Makes guard's own set anew when it was removed; True while another, who can't stay, holds the new one."""
+        """Takes guard's semaphore again after its set was removed, or set by a stranger; True while that must wait."""
+        if self._instance.holds():
+            return False
+        now = time.monotonic()
+        if self._lost_at is None:
+            self._lost_at = now
+            set_by = "guard's semaphore was set by another process (SETVAL), which is no guard: taken again"
+            self._loss = f"guard's {REMOVED}" if self._instance.semaphore.removed() else set_by
         try:
-            self._instance.semaphore.check()
-        except Gone:
-            if not self._instance.heal():
-                return True
-            self._log.say(_SET_REMOVED)
-        return False
+            healed = self._instance.heal(by_force=now - self._lost_at > PATIENCE_S)
+        except Unusable as error:
+            self._say_once(f"guard's semaphore set is gone and can't be made anew: {error}; guard goes on and tries again")
+            return True
+        if healed:
+            self._log.say(self._loss)
+            self._lost_at, self._said = None, ""
+        return not healed
+
+    def _say_once(self, text: str) -> None:
+        if text != self._said:
+            self._log.say(text)
+        self._said = text
 
     def folder(self) -> bool:
         """Makes the state folder anew when it was removed or moved away; True when it was. Raises Deposed."""

@@ -27,6 +27,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._names: set[bytes] = set()
+        self._watched: set[int] = set()
         try:
             self.fd: int | None = call("inotify_init1", _NONBLOCK_CLOEXEC)
         except OSError:
@@ -34,12 +35,15 @@ class Watch:
 
     def follow(self, *paths: str) -> bool:
         """Watches all on which these paths hang, instead of what was before. False: not all of it can be seen."""
-        self._names = set()
+        self._names, before, self._watched = set(), self._watched, set()
         seen = True
         for path in paths:
             for folder, name in _hooks(path):
                 self._names.add(os.fsencode(name))
                 seen = self._add(folder) and not _remote(folder) and seen
+        for watched in before - self._watched:
+            with contextlib.suppress(OSError):  # the kernel drops a deleted folder itself
+                call("inotify_rm_watch", self.fd, watched)
         return seen
 
     def changed(self) -> bool:
@@ -63,14 +67,14 @@ class Watch:
         if self.fd is None:
             return False
         try:
-            call("inotify_add_watch", self.fd, os.fsencode(folder), _FOLDER)
+            self._watched.add(call("inotify_add_watch", self.fd, os.fsencode(folder), _FOLDER))
         except OSError:
             return False
         return True
 
 
 def _hooks(path: str) -> list[tuple[str, str]]:
-    """Folder and name of each symlink on the way to `path`, and of the file itself."""
+    """Folder and name of each symlink on the way to `path`, and of the file itself, or of what is missing of its way."""
     found: list[tuple[str, str]] = []
     for _ in range(40):  # the kernel's own limit of symlinks in a path (path_resolution(7))
         link = _first_link(path)
@@ -78,7 +82,10 @@ def _hooks(path: str) -> list[tuple[str, str]]:
             break
         folder, name, path = link
         found.append((folder, name))
-    return [*found, (os.path.dirname(path) or ".", os.path.basename(path))]
+    folder, name = os.path.split(path)
+    while folder and not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
+    return [*found, (folder or ".", name)]
 
 
 def _first_link(path: str) -> tuple[str, str, str] | None:

@@ -52,12 +52,16 @@ def read(state: State) -> Asked:
         raise Unreadable(f"{state.path}/{NAME} can't be read") from None
 
 
-def read_or_set_aside(state: State) -> tuple[Asked, str | None]:
-    """What is asked for, and what to say about a file that can't be read: never a reason to refuse."""
+def read_or_set_aside(state: State, *, primary: bool = False) -> tuple[Asked, str | None]:
+    """What is asked for, and what to say about a file that can't be read: never a reason to refuse.
+
+    The primary sets such a file aside, since it says so; who only looks leaves it.
+    """
     try:
         return read(state), None
     except Unreadable as error:
-        state.set_aside(NAME)
+        if primary:
+            state.set_aside(NAME)
         return Asked(), f"{error}: set aside as {NAME}.unreadable, nothing is taken as stopped"
     except OSError as error:
         return Asked(), f"can't read {state.path}/{NAME}: {error.strerror}; nothing is taken as stopped"

@@ -2,17 +2,24 @@
 
 birth:STEP         the child SIGKILLs the primary right after this step of its birth, once
 ping:SECONDS       the limit after which a silent primary is replaced
+clock:SECONDS      the time of day is off by so much while there is a file clock-is-set
 undo               semop forgets SEM_UNDO, as some container runtimes do
+blind:SECONDS      inotify sees nothing, as on a network file system; the slow stat comes so often
+nolease            no lease can be had, as on some file systems and on the file of another user
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
-from guard import birth, instance, semaphore
+from guard import birth, instance, semaphore, watch
 from guard.cli import main
 
 
@@ -30,6 +37,11 @@ def birth_fault(fatal: str) -> None:
     birth.at = at
 
 
+def no_lease(_fd: int, _command: int, _argument: int) -> int:
+    """fcntl as it answers where there are no leases."""
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
 def switch_on(fault: str) -> None:
     """Puts the fault in."""
     kind, _, value = fault.partition(":")
@@ -37,9 +49,20 @@ def switch_on(fault: str) -> None:
         birth_fault(value)
     elif kind == "ping":
         instance.PING_LIMIT_S = float(value)
+    elif kind == "clock":
+        true = time.time
+        time.time = lambda: true() + (float(value) if os.path.exists("clock-is-set") else 0.0)
     elif kind == "undo":
         semaphore._SEM_UNDO = 0
         semaphore._TAKE = semaphore._ops((0, 0, semaphore._IPC_NOWAIT), (0, 1, 0))
+    elif kind == "blind":
+        from guard import supervisor
+
+        vars(supervisor)["POLL_S"] = float(value)
+        watch.Watch.follow = lambda _self, *_paths: False  # type: ignore[method-assign]
+    elif kind == "nolease":
+        leases = SimpleNamespace(fcntl=no_lease, F_SETLEASE=fcntl.F_SETLEASE, F_RDLCK=fcntl.F_RDLCK, F_UNLCK=fcntl.F_UNLCK)
+        vars(watch)["fcntl"] = leases
     else:
         raise SystemExit(f"unknown fault {fault}")
 
