@@ -7,9 +7,9 @@ carries the marker of a script that does not run is a leftover. Nobody is adopte
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from guard.kin import Kin, Table, identify, started_at_s
+from guard.kin import Kin, Table, identify
 from guard.lifecycle import DAEMONIZED, Adopted, Event, Left, Waiting
 from guard.processes import Processes
 from guard.scripts import Script
@@ -39,8 +39,7 @@ def survivors(scripts: Iterable[Script], processes: Processes, now: float) -> It
         kin = (record.alive if record else None) or _holder(script, processes, found.get(key, []))
         event: Event | None = None
         if kin is not None:
-            processes.adopt(script, kin)
-            event = Adopted(kin.pid, started_at_s(kin), failures)
+            event = replace(processes.adopt(script, kin), failures=failures)
         elif key in found:
             body.ours, body.session = False, record.kin.pid if record and record.kin else None
             daemonized = record is not None and record.notes.get("state") == DAEMONIZED

@@ -58,8 +58,9 @@ class Instance:
         """The first acts of a primary: its record, an end to a standby that is not its own, an answer to all pings."""
         self.record()
         record = self.state.read_record(STANDBY_RECORD)
-        if record and record.alive and record.alive.pid != os.getpid():
-            end(record.alive)
+        standby = record.alive if record else None
+        if standby and standby.pid != os.getpid():
+            end(standby)
         with contextlib.suppress(Gone):
             self.semaphore.answer()
 
@@ -235,8 +236,9 @@ def primary_of(state: State, semaphore: SemaphoreSet) -> Kin | None:
     Where the record can't be read or written, the holder is believed if it has the title of a primary.
     """
     record = state.read_record(GUARD_RECORD)
-    if record and record.alive:
-        return record.alive
+    primary = record.alive if record else None
+    if primary:
+        return primary
     pid = semaphore.holder()
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from guard.scripts import Listing, Script, parse
 from guard.state import State
-from guard.watch import Busy, read_closed
+from guard.watch import POLL_S, Busy, Watch, read_closed
 
 ACCEPTED = "list"
 VERSION = 1
@@ -27,16 +29,28 @@ class Look:
 
 
 class ListFile:
-    """List.txt at `path`. Says each trouble once."""
+    """List.txt at `path`, and the watch on it. Says each trouble once.
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    `follow`: the path is gone again from its start each time, so that a folder behind a symlink can be exchanged.
+    """
+
+    def __init__(self, path: str, state_path: str, *, follow: bool) -> None:
+        self.path, self._state_path, self._follow = path, state_path, follow
+        self.watch = Watch()
         self._taken: bytes | None = None
         self._seen: tuple[bytes, float] | None = None  # a content that may be half of one, and since when it stands
         self._trouble: str | None = None
 
     def look(self, running: Mapping[str, Script]) -> Look:
         """Reads the file if it is whole now; `running` are the scripts in force."""
+        if self._follow:
+            with contextlib.suppress(OSError):
+                os.chdir(os.path.dirname(self.path))
+        seen = self.watch.follow(self.path, self._state_path)  # before the look: nothing can change unseen between the two
+        look = self._read(running)
+        return look if seen else replace(look, again_s=min(POLL_S, look.again_s or POLL_S))
+
+    def _read(self, running: Mapping[str, Script]) -> Look:
         try:
             content, certain = read_closed(self.path)
         except Busy:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from signal import SIGCONT
 
 from guard.birth import Births, Failure
 from guard.command import CannotRun, command
-from guard.kin import Kin, Suspect, Table, freeze_and_kill, identify, marked, signal_kin
+from guard.kin import Kin, Suspect, Table, freeze_and_kill, identify, marked, signal_kin, started_at_s
 from guard.lifecycle import Adopted, Spawned, SpawnFailed
 from guard.scripts import Script
 from guard.semaphore import Foreign, Gone, SemaphoreSet, Unusable, key_and_tag
@@ -106,10 +106,13 @@ class Processes:
         return f"its semaphore {key} is held by process {pid}, which is not this script; end it, or: ipcrm -S {key}"
 
     def adopt(self, script: Script, kin: Kin) -> Adopted:
-        """Takes a process that runs already as this script's."""
+        """Takes a process that runs already as this script's, and writes its record when that was lost."""
         body = self.body(script)
         body.session, body.ours, body.told = kin.pid, False, set()
-        return Adopted(kin.pid, 0.0)
+        record = self.state.read_record(record_name(body.semaphore.key))
+        if record is None or record.kin != kin:
+            self.record(script, kin.pid)
+        return Adopted(kin.pid, started_at_s(kin))
 
     def reap(self) -> list[tuple[int, str | None, int]]:
         """All children that ended: pid, the script's name (None: an orphan or the standby), status."""
@@ -119,25 +122,34 @@ class Processes:
                 ended.append((found[0], self._names.pop(found[0], None), os.waitstatus_to_exitcode(found[1])))
         return ended
 
-    def left(self, names: Iterable[str], living: set[int], table: Table) -> Mapping[str, set[Kin]]:
-        """What is left of each of these scripts; `living`: sessions of the others."""
-        return table.of_all({name: self.bodies[name].suspect for name in names}, living)
+    def left(self, names: Collection[str], table: Table) -> Mapping[str, set[Kin]]:
+        """What is left of each of these scripts."""
+        return table.of_all({name: self.bodies[name].suspect for name in names}, self._others(names))
 
-    def terminate(self, script: Script, living: set[int], table: Table) -> set[Kin]:
+    def gone(self, name: str) -> None:
+        """Nothing of a script is left."""
+        if name in self.bodies:
+            self.bodies[name].session = None
+
+    def terminate(self, script: Script, table: Table) -> set[Kin]:
         """The stop signal to all of a script that has not had it yet; returns all of it."""
         body = self.bodies[script.name]
-        found = table.of(body.suspect, living)
+        found = table.of(body.suspect, self._others({script.name}))
         for kin in found - body.told:
             signal_kin(kin, script.signal)
             signal_kin(kin, SIGCONT)  # one that is stopped (SIGSTOP) could not end
         body.told |= found
         return found
 
-    def kill(self, name: str, living: set[int]) -> set[Kin]:
+    def kill(self, name: str) -> set[Kin]:
         """KILL to all of a script; returns what is left of it even so."""
-        suspect = self.bodies[name].suspect
-        freeze_and_kill(suspect, living)
-        return Table().of(suspect, living)
+        suspect, others = self.bodies[name].suspect, self._others({name})
+        freeze_and_kill(suspect, others)
+        return Table().of(suspect, others)
+
+    def _others(self, but: Collection[str]) -> set[int]:
+        """The sessions of all other scripts of which something runs: their processes need no closer look."""
+        return {body.session for name, body in self.bodies.items() if body.session is not None and name not in but}
 
     def record(self, script: Script, pid: int | None) -> None:
         """Writes a script's identity for it, after its record was lost."""

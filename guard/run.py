@@ -14,6 +14,10 @@ from guard.semaphore import Foreign, Unusable
 from guard.signals import Signals
 from guard.state import State
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guard.lists import ListFile
+
 DONE, RUNNING, NO_SEMAPHORE, NO_LIST, NO_SCRIPT, FOREIGN, BROKEN = 0, 1, 2, 3, 4, 5, 70
 OWN_LOG = "guard.log"  # in the state folder: where scripts write when guard's output is a pipe
 STEADY_S = 60.0  # a primary that breaks down (a bug) before does not get its standby to break down after it
@@ -61,7 +65,7 @@ def _supervise(place: Place, instance: Instance, signals: Signals, log: Log, onl
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # not inherited over fork
         since = time.monotonic()
         births = Births.prepare(instance.state, nofile, output)
-        supervisor = Supervisor(place.list_path, place.follow, instance, signals, births, log, only)
+        supervisor = Supervisor(_list_file(place), instance, signals, births, log, only)
         try:
             return supervisor.run()
         except TookOver:
@@ -86,12 +90,12 @@ def _supervise(place: Place, instance: Instance, signals: Signals, log: Log, onl
 def _require_scripts(place: Place, state: State) -> None:
     """A first start with nothing to run is a mistake to be told at once. Raises NoPlace."""
     from guard.command import CannotRun, command
-    from guard.lists import ListFile, read_accepted
+    from guard.lists import read_accepted
     from guard.wishes import read_or_set_aside
 
     if read_accepted(state)[0] or read_or_set_aside(state)[0].all_stopped or any(record.alive for _, record in state.records()):
         return
-    look = ListFile(place.list_path).look({})
+    look = _list_file(place).look({})
     scripts = look.listing.scripts if look.listing else ()
     if look.again_s is not None:
         return  # somebody may be writing it
@@ -110,6 +114,12 @@ def _require_scripts(place: Place, state: State) -> None:
         else:
             return
     raise NoPlace(f"none of the scripts of {place.list_absolute} exists: {problems[0]}", NO_SCRIPT)
+
+
+def _list_file(place: Place) -> ListFile:
+    from guard.lists import ListFile
+
+    return ListFile(place.list_path, place.state_path, follow=place.follow)
 
 
 def _own_log(state: State) -> int:

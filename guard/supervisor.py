@@ -12,13 +12,12 @@ import os
 import selectors
 import signal
 import time
-from collections import deque
 from collections.abc import Collection, Iterable
 
 from guard import __version__, adoption, story, wishes
 from guard.birth import Births
 from guard.instance import PRIMARY, Instance, title
-from guard.kin import Kin, Table, identify, signal_kin
+from guard.kin import Kin, Table, identify
 from guard.lifecycle import (
     Adopted,
     Cleared,
@@ -28,7 +27,6 @@ from guard.lifecycle import (
     Kill,
     Left,
     Renewed,
-    Retired,
     Running,
     Spawn,
     SpawnFailed,
@@ -37,17 +35,16 @@ from guard.lifecycle import (
     Unlisted,
     Waiting,
 )
-from guard.lists import ListFile, Look, read_accepted, write_accepted
+from guard.lists import ListFile, Look, read_accepted
 from guard.log import Log
 from guard.pidfds import Ended, Pidfds
 from guard.processes import Processes
-from guard.roster import Entry, Order, Roster
+from guard.records import Records
+from guard.roster import Order, Roster
 from guard.scripts import Listing, Script
 from guard.semaphore import Gone
 from guard.signals import Signals
-from guard.state import record_name
 from guard.upkeep import REMOVED, Upkeep
-from guard.watch import POLL_S, Watch
 
 SETTLE_S = 0.05  # several saves in a row are one edit
 AGAIN_S = 0.2  # how soon guard looks again after its own semaphore, while another holds it for a moment
@@ -59,8 +56,7 @@ class Supervisor:
 
     def __init__(
         self,
-        list_path: str,
-        follow_path: bool,
+        list_file: ListFile,
         instance: Instance,
         signals: Signals,
         births: Births,
@@ -71,16 +67,15 @@ class Supervisor:
         self._state = instance.state
         self._roster = Roster()
         self._processes = Processes(self._state, births)
-        self._list, self._follow_path = ListFile(list_path), follow_path
+        self._records = Records(self._state, self._processes, log, self._roster.waits_for)
+        self._list = list_file
         self._upkeep = Upkeep(instance, log)
-        self._watch = Watch()
         self._selector = selectors.DefaultSelector()
         self._pidfds = Pidfds(self._selector)
         self._moments: dict[str, float] = {}  # when guard itself wants to look at something again
         self._asked = wishes.Asked()
         self._restarts_done: set[str] = set()
-        self._unrecorded: set[str] = set()  # scripts whose record could not be written
-        self._ending = self._orphans_told = False
+        self._ending = False
         self._only = only  # `guard stop NAME` while no guard runs: end these, start nothing
 
     def run(self) -> int:
@@ -88,6 +83,7 @@ class Supervisor:
         self._begin()
         while not self._finished():
             self._turn()
+        self._report()
         for_good = self._asked.all_stopped or self._state.deleted()  # no guard can come back to a deleted folder
         if for_good:
             for name in list(self._roster.entries):
@@ -100,14 +96,14 @@ class Supervisor:
         """Gives back the descriptors that a standby inherited with its primary's loop."""
         self._pidfds.close()
         self._selector.close()
-        self._watch.close()
+        self._list.watch.close()
         self._births.close()
 
     def _begin(self) -> None:
         """Before the first turn: a standby, then whatever outlived the last guard, then the list and the wishes."""
         title(f"{PRIMARY} {os.path.abspath(self._list.path)}")
         self._instance.begin()
-        for fd in (self._signals.fd, self._births.reader, self._watch.fd):
+        for fd in (self._signals.fd, self._births.reader, self._list.watch.fd):
             if fd is not None:
                 self._selector.register(fd, selectors.EVENT_READ)
         gc.collect()
@@ -117,7 +113,6 @@ class Supervisor:
         accepted, trouble = read_accepted(self._state, primary=True)
         if trouble:
             self._log.say(trouble)
-        self._follow()
         look = self._list.look({script.name: script for script in accepted})
         self._adopt(accepted, look.listing or Listing())
         self._keep_folder()
@@ -153,7 +148,7 @@ class Supervisor:
         if signal.SIGHUP in came:
             self._heed_wishes()
             self._moments["look"] = 0.0
-        if self._watch.changed():
+        if self._list.watch.changed():
             soon = time.monotonic() + SETTLE_S
             self._moments["look"] = min(soon, self._moments.get("look", soon))
         self._failed_births()
@@ -164,13 +159,13 @@ class Supervisor:
             self._moments["again"] = time.monotonic() + AGAIN_S
         if signal.SIGHUP in came:
             self._instance.record()
-            for entry in [entry for name, entry in self._roster.entries.items() if name in self._unrecorded]:
-                self._note(entry)
+            self._records.retry()
             with contextlib.suppress(Gone):
                 self._instance.semaphore.answer()
 
     def _wait(self) -> list[Ended]:
         """Sleeps until something happens; returns what pidfds tell."""
+        self._report()
         moments = [moment for moment in (self._roster.deadline(), *self._moments.values()) if moment is not None]
         timeout = max(0.0, min(moments) - time.monotonic()) if moments else None
         return [news for key, _ in self._selector.select(timeout) if (news := self._pidfds.take(key.fd))]
@@ -196,7 +191,7 @@ class Supervisor:
                 gone.setdefault(news.name, Exited(news.pid, None) if news.pid is not None else None)
         if not gone:
             return
-        left = self._processes.left(gone, self._living(gone), Table())
+        left = self._processes.left(gone, Table())
         for name, exited in gone.items():
             remains = left.get(name, set())
             if exited is not None:
@@ -208,7 +203,7 @@ class Supervisor:
     def _own_moments(self, now: float) -> None:
         for what in [what for what, moment in self._moments.items() if moment <= now]:
             del self._moments[what]
-            if what in ("look", "poll"):
+            if what == "look":
                 self._keep_folder()
                 self._look()
 
@@ -218,13 +213,10 @@ class Supervisor:
             return not any(self._roster.entries[name].alive for name in self._only if name in self._roster.entries)
         if not (self._ending or self._asked.all_stopped) or not self._roster.over():
             return False
-        orphans = Table().orphans({self._instance.standby.pid} if self._instance.standby else ())
-        for kin in orphans:  # they detached themselves and erased their marker: guard's own children now
-            signal_kin(kin, signal.SIGKILL if self._orphans_told else signal.SIGTERM)
-        if orphans:
-            self._orphans_told = True
-            self._moments["again"] = time.monotonic() + ORPHANS_S
-        return not orphans
+        if not self._upkeep.orphans():
+            return True
+        self._moments["again"] = time.monotonic() + ORPHANS_S
+        return False
 
     def _end(self) -> None:
         if not self._ending:
@@ -235,15 +227,16 @@ class Supervisor:
     # telling and performing
 
     def _tell(self, name: str, event: Event) -> None:
-        self._perform(self._roster.tell(name, event, time.monotonic()))
+        entry = self._roster.entries[name]
+        orders = self._roster.tell(name, event, time.monotonic())
+        if not entry.alive:
+            self._processes.gone(name)
+        self._perform(orders)
 
     def _perform(self, orders: Iterable[Order]) -> None:
         """Does what was ordered; each answer is told at once, before the next wait."""
-        self._report()
-        queue = deque(orders)
         table: Table | None = None
-        while queue:
-            order = queue.popleft()
+        for order in orders:
             entry = self._roster.entries.get(order.name)
             match order.action:
                 case Spawn() if self._only is not None:
@@ -255,20 +248,21 @@ class Supervisor:
                         self._log.say(f"{self._processes.removed.pop()}: its {REMOVED}")
                 case Terminate() if entry:
                     table = table or Table()
-                    self._signalled(order.name, self._processes.terminate(entry.script, self._living({order.name}), table))
+                    self._signalled(order.name, self._processes.terminate(entry.script, table))
                 case Kill() if entry:
-                    self._signalled(order.name, self._processes.kill(order.name, self._living({order.name})))
+                    self._signalled(order.name, self._processes.kill(order.name))
                 case Forget():
                     self._processes.forget(order.name)
 
     def _report(self) -> None:
-        """Log and records of what has changed in the roster."""
-        while self._roster.changes:
-            change = self._roster.changes.pop(0)
+        """Log and records of what has changed, once a turn, after the births: those are what people wait for."""
+        changes, self._roster.changes = self._roster.changes, []
+        for change in changes:
             text = story.line(change)
             if text:
                 self._log.say(text)
-            self._note(change.entry)
+            self._records.touch(change.entry)
+        self._records.write()
 
     def _signalled(self, name: str, found: Collection[Kin]) -> None:
         """Where only leftovers were signalled, no child's end will be told: they are watched, or gone already."""
@@ -280,7 +274,7 @@ class Supervisor:
         if pid is not None:
             self._pidfds.watch_process(name, pid)
         else:
-            self._watch_left(name, self._processes.left({name}, self._living({name}), Table()).get(name, ()))
+            self._watch_left(name, self._processes.left({name}, Table()).get(name, ()))
 
     def _watch_left(self, name: str, remains: Collection[Kin]) -> None:
         entry = self._roster.entries.get(name)
@@ -291,18 +285,9 @@ class Supervisor:
         entry = self._roster.entries.get(name)
         return entry.phase.pid if entry and isinstance(entry.phase, Running | Stopping) else None
 
-    def _living(self, but: Collection[str]) -> set[int]:
-        """The sessions of all scripts that run, but for some."""
-        alive = (name for name, entry in self._roster.entries.items() if entry.alive and name not in but)
-        return {body.session for name in alive if (body := self._processes.bodies.get(name)) and body.session is not None}
-
-    # the list, the wishes, the records
+    # the list and the wishes
 
     def _look(self) -> None:
-        if self._follow_path:
-            with contextlib.suppress(OSError):
-                os.chdir(os.path.dirname(self._list.path))
-        self._follow()
         self._digest(self._list.look({name: entry.script for name, entry in self._roster.entries.items()}))
 
     def _digest(self, look: Look) -> None:
@@ -314,11 +299,6 @@ class Supervisor:
         if look.listing is not None:
             self._take(look.listing, now)
 
-    def _follow(self) -> None:
-        """Before each look, so that nothing can change unseen between the two."""
-        if not self._watch.follow(self._list.path, self._state.path):
-            self._moments["poll"] = time.monotonic() + POLL_S
-
     def _take(self, listing: Listing, now: float) -> None:
         name = os.path.basename(self._list.path)
         for mistake in listing.mistakes:
@@ -327,14 +307,8 @@ class Supervisor:
             self._log.say(f"until {name} is mended nothing is stopped for it; its other lines are in force")
         self._perform(self._roster.accept(listing.scripts, now, whole=not listing.mistakes))
         for entry in self._roster.entries.values():
-            self._note(entry)
-        self._keep_accepted()
-
-    def _keep_accepted(self) -> None:
-        try:
-            write_accepted(self._state, self._roster.listed())
-        except OSError as error:
-            self._log.say(f"can't keep the accepted list in {self._state.path}: {error.strerror}; guard goes on without it")
+            self._records.touch(entry)
+        self._records.accept(self._roster.listed())
 
     def _heed_wishes(self) -> None:
         self._asked, trouble = wishes.read_or_set_aside(self._state, primary=True)
@@ -351,30 +325,9 @@ class Supervisor:
         kin = identify(pid) if pid is not None else None
         return self._state.identity(kin).decode().strip() if kin else ""
 
-    def _note(self, entry: Entry) -> None:
-        """What `status` shows of a script, in its record; where that can't be written, `status` shows less."""
-        if isinstance(entry.phase, Retired):
-            return
-        trouble = story.problem(entry, self._roster.waits_for(entry))
-        with contextlib.suppress(OSError):
-            name = record_name(self._processes.body(entry.script).semaphore.key)
-            self._unrecorded.add(entry.script.name)
-            fd = self._state.open_record(name)
-            try:
-                self._state.write_notes(fd, story.notes(entry, self._state.boot, trouble))
-            finally:
-                os.close(fd)
-            record = self._state.read_record(name)
-            if record and not record.alive:  # never instead of another: a birth may find that one running
-                self._processes.record(entry.script, self._pid(entry.script.name))
-            self._unrecorded.discard(entry.script.name)
-
     def _keep_folder(self) -> None:
         """After the state folder was made anew: everything that stands in it, once more."""
-        if not self._upkeep.folder():
-            return
-        self._instance.record()
-        self._keep_accepted()
-        for name, entry in self._roster.entries.items():
-            self._note(entry)
-            self._processes.record(entry.script, self._pid(name))
+        if self._upkeep.folder():
+            self._instance.record()
+            self._records.accept(self._roster.listed())
+            self._records.rewrite(self._roster.entries.values())

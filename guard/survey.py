@@ -66,15 +66,14 @@ def _guard(state: State, key: int | None) -> Row:
             pid = semaphore.holder()
     except (Gone, Unusable):
         pid = None
-    primary = state.read_record(GUARD_RECORD)
-    standby = state.read_record(STANDBY_RECORD)
-    if pid is None and primary and primary.alive:
-        pid = primary.alive.pid  # its set was removed a moment ago, and it has not yet made it anew
+    primary, standby = (record.alive if record else None for record in map(state.read_record, (GUARD_RECORD, STANDBY_RECORD)))
+    if pid is None and primary:
+        pid = primary.pid  # its set was removed a moment ago, and it has not yet made it anew
     proc = read_stat(pid) if pid else None
     return {
         "state": "running" if pid is not None else "not running",
         "pid": pid or None,
-        "standby": standby.alive.pid if standby and standby.alive and pid not in (None, standby.alive.pid) else None,
+        "standby": standby.pid if standby and pid not in (None, standby.pid) else None,
         "since": _stamp(_since(proc, time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))) if proc else None,
         "key": f"{semaphore.key:#010x}",
     }

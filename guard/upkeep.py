@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from signal import SIGKILL, SIGTERM
 
 from guard.instance import Instance, end
+from guard.kin import Table, signal_kin
 from guard.log import Log
 from guard.semaphore import Unusable
 
@@ -34,6 +36,7 @@ class Upkeep:
         self._forked_at = -STANDBY_PAUSE_S
         self._lost_at: float | None = None
         self._loss = self._said = ""
+        self._orphans_told = False
 
     def standby(self) -> bool:
         """Forks a standby when there is none; True when it is too early for another.
@@ -100,3 +103,14 @@ class Upkeep:
             end(self._instance.standby)  # it waits for the lock on the old folder
         self._log.say(f"{state.path} was removed or moved: made anew")
         return True
+
+    def orphans(self) -> bool:
+        """At guard's end: ends what scripts left that nobody can attribute to one, guard's own children now.
+
+        TERM at the first call, KILL at the next; False when there are none.
+        """
+        found = Table().orphans({self._instance.standby.pid} if self._instance.standby else ())
+        for kin in found:
+            signal_kin(kin, SIGKILL if self._orphans_told else SIGTERM)
+        self._orphans_told = bool(found)
+        return bool(found)

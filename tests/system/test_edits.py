@@ -22,8 +22,9 @@ SLOW = """#!/bin/sh
 exec 9>>locks/slow
 flock -n 9 || echo "TWIN $GUARD_NAME $$" >> journal
 trap 'while [ ! -e release ]; do sleep 0.01; done; exit 0' TERM
+sleep 1000000 &
 echo "START $GUARD_NAME $$" >> journal
-while :; do sleep 1000 & wait; done
+while :; do wait; sleep 1000000 & done
 """
 
 
@@ -36,6 +37,11 @@ def runs(folder: Folder, *names: str) -> dict[str, int | None]:
     """Waits until exactly these scripts are there and run; their pids."""
     wait_until(lambda: set(folder.pids()) == set(names) and all(folder.pids().values()), f"exactly {names} run", 40)
     return folder.pids()
+
+
+def started(folder: Folder, *names: str) -> None:
+    """Waits for the trace of these scripts: from then on they heed TERM."""
+    wait_until(lambda: set(names) <= {name for kind, name, _ in folder.journal() if kind == "START"}, f"{names} started")
 
 
 def looked(folder: Folder) -> None:
@@ -237,20 +243,21 @@ def _waits(folder: Folder, name: str, other: str) -> None:
 def test_a_renamed_line_of_the_same_file_waits_until_the_old_one_is_gone(folder: Folder) -> None:
     folder.write_list(_slow(folder, "old"))
     folder.up()
-    wait_until(folder.journal, "the old one runs")
+    started(folder, "old")
     folder.write_list(_slow(folder, "new"), "name=marker ./w")
     _waits(folder, "new", "old")
     wait_until(lambda: folder.pids()["marker"], "the rest of the list is in force")
     assert folder.instances() == {"old": 1, "marker": 1}
     (folder.path / "release").touch()
     runs(folder, "new", "marker")
+    started(folder, "new")
     assert not folder.twins()
 
 
 def test_a_line_that_was_renamed_while_no_guard_ran_waits_too(folder: Folder) -> None:
     folder.write_list(_slow(folder, "old"))
     folder.up()
-    wait_until(folder.journal, "the old one runs")
+    started(folder, "old")
     end_both(folder)
     folder.write_list(_slow(folder, "new"), "name=marker ./w")
     folder.guard()
@@ -259,13 +266,14 @@ def test_a_line_that_was_renamed_while_no_guard_ran_waits_too(folder: Folder) ->
     assert folder.instances() == {"old": 1, "marker": 1}
     (folder.path / "release").touch()
     runs(folder, "new", "marker")
+    started(folder, "new")
     assert not folder.twins()
 
 
 def test_a_line_that_was_renamed_beside_a_mistake_waits_until_that_is_mended(folder: Folder) -> None:
     folder.write_list(_slow(folder, "old"))
     folder.up()
-    wait_until(folder.journal, "the old one runs")
+    started(folder, "old")
     folder.write_list(_slow(folder, "new"), "colour=red ./w", "name=marker ./w")
     _waits(folder, "new", "old")
     wait_until(lambda: folder.pids()["marker"], "the rest of the list is in force")
@@ -273,6 +281,7 @@ def test_a_line_that_was_renamed_beside_a_mistake_waits_until_that_is_mended(fol
     (folder.path / "release").touch()
     folder.write_list(_slow(folder, "new"), "name=marker ./w")
     runs(folder, "new", "marker")
+    started(folder, "new")
     assert not folder.twins()
 
 
@@ -281,7 +290,7 @@ def test_all_copies_of_a_renamed_line_wait_for_all_that_are_going(folder: Folder
     folder.write_list("name=old copies=2 stop=20s ./slow")
     folder.up()
     before = folder.pids()
-    wait_until(lambda: len(folder.journal()) == 2, "both run")
+    started(folder, "old", "old#2")
     folder.write_list("name=new ./slow", "name=marker ./w")
     wait_until(lambda: folder.pids().get("marker"), "the list is in force")
     second = before["old#2"]
@@ -292,17 +301,20 @@ def test_all_copies_of_a_renamed_line_wait_for_all_that_are_going(folder: Folder
     assert folder.instances() == {"old": 1, "marker": 1}
     (folder.path / "release").touch()
     runs(folder, "new", "marker")
+    started(folder, "new")
 
 
 def test_a_renamed_line_starts_when_the_old_one_comes_back_into_the_list(folder: Folder) -> None:
     folder.write_list(_slow(folder, "old"))
     folder.up()
-    wait_until(folder.journal, "the old one runs")
+    started(folder, "old")
     folder.write_list(_slow(folder, "new"))
     _waits(folder, "new", "old")
     folder.write_list(_slow(folder, "old"), _slow(folder, "new"))
     (folder.path / "release").touch()
     runs(folder, "old", "new")
+    started(folder, "new")
+    wait_until(lambda: ["START", "old", str(folder.pids()["old"])] in folder.journal(), "old started again")
 
 
 # mistakes

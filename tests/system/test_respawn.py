@@ -78,17 +78,6 @@ def test_retry_0_respawns_at_once(folder: Folder) -> None:
     assert not folder.twins()
 
 
-def test_a_host_where_all_fail_is_not_hammered(folder: Folder) -> None:
-    """retry=0 and dead at once: without a cap over the whole list these two would start some hundred times a second."""
-    folder.script("dies", f"{STARTS}exit 1\n")
-    folder.write_list("name=a retry=0 ./dies", "name=b retry=0 ./dies", "name=w0 ./w")
-    folder.guard()
-    wait_until(lambda: len(starts(folder, "a")) + len(starts(folder, "b")) > 1100, "the burst is used up", 90)
-    times = sorted(starts(folder, "a") + starts(folder, "b"))
-    late = times[1000:1100]
-    assert (len(late) - 1) / (late[-1] - late[0]) <= 150
-
-
 def test_a_line_that_cannot_run_is_broken_says_why_and_runs_when_mended(folder: Folder) -> None:
     folder.write_list("retry=200ms..500ms ./missing.sh", "retry=200ms..500ms notexecutable.xyz", "name=w0 ./w")
     (folder.path / "notexecutable.xyz").write_text("x")
