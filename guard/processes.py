@@ -87,8 +87,9 @@ class Processes:
         body = self.body(script)
         key = f"{body.semaphore.key:#010x}"
         record = self.state.read_record(record_name(body.semaphore.key))
-        if record and record.alive:
-            return self.adopt(script, record.alive)
+        recorded = record.alive if record else None
+        if recorded:
+            return self.adopt(script, recorded)
         try:
             pid = body.semaphore.holder()
         except Gone:

@@ -42,7 +42,6 @@ class Entry:
     phase: Phase
     restarts: int = 0
     last_exit: int | None = None
-    adopted: bool = False
     up_once: bool = False  # `after=` holds back the first start only
     held_by: tuple[str, ...] = ()  # vanished lines, not yet gone, that run the same file
     renewal: Script | None = None  # its line as it is now, taken over when the old process is gone

@@ -76,7 +76,6 @@ def notes(entry: Entry, boot: str, trouble: str | None) -> dict[str, str]:
         "copy": str(entry.script.copy),
         "state": state(entry),
         "restarts": str(entry.restarts),
-        "adopted": str(int(entry.adopted)),
         "boot": boot,
     }
     if entry.last_exit is not None:

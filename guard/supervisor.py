@@ -129,7 +129,6 @@ class Supervisor:
         for name, past, event in adoption.survivors([*known.values(), *gone], self._processes, now):
             self._roster.remember(name, past.restarts, past.last_exit, past.waiting)
             if event is not None:
-                self._roster.entries[name].adopted = isinstance(event, Adopted)
                 self._tell(name, event)
             if isinstance(event, Adopted):
                 self._watch_adopted(name, event.pid)
@@ -176,7 +175,6 @@ class Supervisor:
             self._tell(name, SpawnFailed(held if isinstance(held, str) else str(failure), failure.pid))
             entry = self._roster.entries.get(name)
             if isinstance(held, Adopted) and entry and isinstance(entry.phase, Waiting):
-                entry.adopted = True
                 self._tell(name, held)
                 self._watch_adopted(name, held.pid)
 
@@ -242,7 +240,6 @@ class Supervisor:
                 case Spawn() if self._only is not None:
                     continue
                 case Spawn() if entry:
-                    entry.adopted = False
                     self._tell(order.name, self._processes.spawn(entry.script))
                     while self._processes.removed:
                         self._log.say(f"{self._processes.removed.pop()}: its {REMOVED}")

@@ -49,7 +49,8 @@ def survey(state: State, list_path: str, key: int | None = None) -> Survey:
     guard = _guard(state, key)
     now, monotonic, boottime = time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME)
     moments = now - monotonic, now - boottime
-    rows = [_script(number, record, guard["state"] == "running", moments) for number, record in state.records()]
+    guard_pid = guard["pid"] if isinstance(guard["pid"], int) else 0
+    rows = [_script(number, record, guard_pid, guard["state"] == "running", moments) for number, record in state.records()]
     rows += _never_recorded(state) if not rows else []
     rows.sort(key=lambda row: (row["line"], row["copy"], row["name"]))
     for row in rows:
@@ -79,7 +80,7 @@ def _guard(state: State, key: int | None) -> Row:
     }
 
 
-def _script(key: int, record: Record, guarded: bool, moments: tuple[float, float]) -> Row:
+def _script(key: int, record: Record, guard_pid: int, guarded: bool, moments: tuple[float, float]) -> Row:
     notes = record.notes
     proc = _living(record.kin)
     word, problem = _truth(notes.get("state", "waiting"), proc, guarded), notes.get("problem")
@@ -94,7 +95,7 @@ def _script(key: int, record: Record, guarded: bool, moments: tuple[float, float
         "name": notes.get("name") or f"unknown {key:#010x}",
         "state": word,
         "pid": record.kin.pid if proc and record.kin else None,
-        "adopted": notes.get("adopted") == "1" and word == "running",
+        "adopted": bool(proc and guard_pid and proc.ppid != guard_pid and word == "running"),
         "since": _stamp(_since(proc, moments[1])) if proc else None,
         "restarts": int(notes.get("restarts", "0")),
         "last_exit": int(last_exit) if last_exit is not None else None,
@@ -144,7 +145,7 @@ def _never_recorded(state: State) -> list[Row]:
         own, _ = key_and_tag(state.place(), state.name(), script.name)
         notes = {"name": script.name, "line": str(script.line), "copy": str(script.copy)}
         notes["state"] = "stopped" if asked.wishes.stops(script) else "waiting"
-        rows.append(_script(script.key or own, Record(None, notes), False, (0.0, 0.0)))
+        rows.append(_script(script.key or own, Record(None, notes), 0, False, (0.0, 0.0)))
     return rows
 
 

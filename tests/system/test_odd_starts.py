@@ -94,7 +94,7 @@ def test_the_environment_is_the_same_from_cron_and_from_a_shell(folder: Folder) 
         **os.environ,
         "LC_ALL": "C",
         "TZ": "Asia/Tokyo",
-        "HOME": "/tmp",
+        "HOME": "/var",
         "MAIL": "x",
         "PATH": os.environ["PATH"],
         "GUARD_NAME": "y",

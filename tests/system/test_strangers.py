@@ -155,7 +155,7 @@ def test_a_free_semaphore_that_a_stranger_set_before_it_ended_is_made_anew(folde
     free_script(folder)
     stranger("set", key_of(folder, "w0"), 0, 1)
     assert folder.run("start", "w0").returncode == 0
-    assert folder.instances() == Counter({"w0": 1, "w1": 1})
+    wait_until(lambda: folder.instances() == Counter({"w0": 1, "w1": 1}), "both run")
     assert "was set by process" in folder.log()
 
 
@@ -168,8 +168,8 @@ def test_a_free_semaphore_that_a_living_stranger_set_is_named_with_its_remedy(fo
         assert f"held by process {process.pid}, which is not this script" in folder.rows()["w0"]["problem"]
         assert f"ipcrm -S {key:#010x}" in folder.rows()["w0"]["problem"]
         ipcrm(key)
-        folder.wait_up(2)
-    assert folder.instances() == Counter({"w0": 1, "w1": 1})
+        wait_until(lambda: folder.instances() == Counter({"w0": 1, "w1": 1}), "both run")
+    assert not folder.twins()
 
 
 def test_a_free_semaphore_is_free_again_once_the_stranger_that_set_it_has_ended(folder: Folder) -> None:
@@ -177,8 +177,8 @@ def test_a_free_semaphore_is_free_again_once_the_stranger_that_set_it_has_ended(
     with living_stranger("set", key_of(folder, "w0"), 0, 1):
         folder.run("start", "w0", "--timeout", "0s")
         wait_until(lambda: folder.rows()["w0"]["state"] == "broken", "w0 is broken")
-    folder.wait_up(2)
-    assert folder.instances() == Counter({"w0": 1, "w1": 1})
+    wait_until(lambda: folder.instances() == Counter({"w0": 1, "w1": 1}), "both run")
+    assert not folder.twins()
 
 
 def free_guard(folder: Folder) -> None:

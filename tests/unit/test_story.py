@@ -127,14 +127,13 @@ def test_a_problem_says_what_people_should_know() -> None:
 
 
 def test_a_record_holds_what_status_and_a_new_guard_need() -> None:
-    running = notes(Entry(MAIL, Running(71, 40.0, 2), restarts=5, last_exit=-9, adopted=True), "boot", None)
+    running = notes(Entry(MAIL, Running(71, 40.0, 2), restarts=5, last_exit=-9), "boot", None)
     assert running == {
         "name": "mail",
         "line": "3",
         "copy": "1",
         "state": "running",
         "restarts": "5",
-        "adopted": "1",
         "boot": "boot",
         "last_exit": "-9",
         "failures": "2",
@@ -144,7 +143,6 @@ def test_a_record_holds_what_status_and_a_new_guard_need() -> None:
     assert waiting["failures"] == "3"
     assert waiting["state"] == "broken"
     assert waiting["problem"] == "two\\nlines"
-    assert waiting["adopted"] == "0"
     assert "last_exit" not in waiting
 
 
