@@ -227,8 +227,12 @@ class Roster:
             if name not in listed and not isinstance(entry.phase, Stopped):
                 vanished[entry.script.file] = (*vanished.get(entry.script.file, ()), name)
         for name, entry in self.entries.items():
-            new = name in listed and name not in known and not entry.alive and not entry.up_once
-            entry.held_by = vanished.get(entry.script.file, ()) if new else ()
+            if entry.alive or entry.up_once:
+                entry.held_by = ()
+            elif name in listed and name not in known:
+                entry.held_by = vanished.get(entry.script.file, ())
+            else:  # it goes on waiting, but for a line that came back
+                entry.held_by = tuple(old for old in entry.held_by if old not in listed)
 
     def _entered(self, name: str, entry: Entry, before: Phase) -> None:
         """Bookkeeping of a change of phase."""
