@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -81,21 +82,27 @@ class Births:
         for fd in (self.null, self.reader, self.writer):
             os.close(fd)
 
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Around forks: what guard catches must not reach a child that still has guard's handlers."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     def spawn(self, command: Command, semaphore: SemaphoreSet, record: int) -> int:
-        """Forks; the child never returns. `record`: descriptor, or -1 when the record can't be written.
+        """Forks, inside of `quiet`; the child never returns. `record`: descriptor, or -1 when it can't be written.
 
         Raises CannotRun.
         """
         parent = os.getpid()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)  # the others do to a child what they do to its script
         try:
             pid = os.fork()
-            if pid == 0:
-                self._born(parent, command, semaphore, record)
         except OSError as error:
             raise CannotRun(f"can't fork: {error.strerror}; too many processes or too little memory") from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if pid == 0:
+            self._born(parent, command, semaphore, record)
         return pid
 
     def failures(self) -> list[Failure]:

@@ -87,6 +87,19 @@ def started_at_s(kin: Kin) -> float:
     return time.monotonic() - max(0.0, age_s)
 
 
+def children() -> set[int] | None:
+    """guard's own children, dead ones too until they are reaped; None where the kernel keeps no list of them.
+
+    Complete, because only guard itself takes children off that list, and not while it reads (proc_pid_children(5)).
+    """
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children", "rb") as file:
+            return {int(pid) for pid in file.read().split()}
+    except OSError:
+        return None
+
+
 def marked(pid: int) -> int | None:
     """The key in a process's marker, None when it has none that we may read."""
     try:

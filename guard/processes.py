@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from signal import SIGCONT
 
 from guard.birth import Births, Failure
-from guard.command import CannotRun, command
-from guard.kin import Kin, Suspect, Table, freeze_and_kill, identify, marked, signal_kin, started_at_s
+from guard.command import CannotRun, Command, command
+from guard.kin import Kin, Suspect, Table, children, freeze_and_kill, identify, marked, signal_kin, started_at_s
 from guard.lifecycle import Adopted, Spawned, SpawnFailed
 from guard.scripts import Script
 from guard.semaphore import Foreign, Gone, SemaphoreSet, Unusable, key_and_tag
 from guard.state import State, record_name
+
+BATCH = 50  # births prepared together; each holds a descriptor until it is forked
 
 
 @dataclass(slots=True)
@@ -56,26 +58,39 @@ class Processes:
             body = self.bodies[script.name] = Body(SemaphoreSet(key, tag))
         return body
 
-    def spawn(self, script: Script) -> Spawned | SpawnFailed:
-        """Starts a script; what goes wrong between fork and exec comes later, as a failure."""
+    def spawn(self, scripts: Sequence[Script]) -> Iterator[tuple[str, Spawned | SpawnFailed]]:
+        """Starts scripts; what goes wrong between fork and exec comes later, as a failure.
+
+        Some at a time: all are prepared, then all forked, since each page that guard writes between two forks is copied.
+        """
+        for start in range(0, len(scripts), BATCH):
+            prepared = [(script.name, self._prepare(script)) for script in scripts[start : start + BATCH]]
+            with self._births.quiet():
+                answers = [(name, what if isinstance(what, SpawnFailed) else self._fork(name, *what)) for name, what in prepared]
+            yield from answers
+
+    def _prepare(self, script: Script) -> tuple[Body, Command, int] | SpawnFailed:
         body = self.body(script)
         if body.semaphore.removed():
             self.removed.append(script.name)
         try:
             body.semaphore.open()
-            what = command(script, body.semaphore.key)
-            record = self._open_record(body)
-            try:
-                pid = self._births.spawn(what, body.semaphore, record)
-            finally:
-                if record >= 0:
-                    os.close(record)
+            return body, command(script, body.semaphore.key), self._open_record(body)
         except Foreign as error:
             return SpawnFailed(f"{error}; give the line a key of its own, as key={body.semaphore.key ^ 0x5EED:#x}")
         except (Unusable, CannotRun) as error:
             return SpawnFailed(str(error))
+
+    def _fork(self, name: str, body: Body, what: Command, record: int) -> Spawned | SpawnFailed:
+        try:
+            pid = self._births.spawn(what, body.semaphore, record)
+        except CannotRun as error:
+            return SpawnFailed(str(error))
+        finally:
+            if record >= 0:
+                os.close(record)
         body.session, body.ours, body.told = pid, True, set()
-        self._names[pid] = script.name
+        self._names[pid] = name
         return Spawned(pid)
 
     def failures(self) -> list[tuple[str, Failure]]:
@@ -123,9 +138,17 @@ class Processes:
                 ended.append((found[0], self._names.pop(found[0], None), os.waitstatus_to_exitcode(found[1])))
         return ended
 
-    def left(self, names: Collection[str], table: Table) -> Mapping[str, set[Kin]]:
-        """What is left of each of these scripts."""
-        return table.of_all({name: self.bodies[name].suspect for name in names}, self._others(names))
+    def left(self, names: Collection[str], standby: int | None) -> Mapping[str, set[Kin]]:
+        """What is left of each of these scripts, whose own processes ended; nothing for those that left nothing.
+
+        What a script born here leaves becomes guard's child (subreaper). So where guard has no child that it doesn't
+        know, nothing is left, and no look at each process of the machine is needed.
+        """
+        if all(self.bodies[name].ours for name in names):
+            own = children()
+            if own is not None and own <= self._names.keys() | {standby}:
+                return {}
+        return Table().of_all({name: self.bodies[name].suspect for name in names}, self._others(names))
 
     def gone(self, name: str) -> None:
         """Nothing of a script is left."""

@@ -12,7 +12,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from guard import __version__, adoption, story, wishes
 from guard.birth import Births
@@ -189,7 +189,7 @@ class Supervisor:
                 gone.setdefault(news.name, Exited(news.pid, None) if news.pid is not None else None)
         if not gone:
             return
-        left = self._processes.left(gone, Table())
+        left = self._left(gone)
         for name, exited in gone.items():
             remains = left.get(name, set())
             if exited is not None:
@@ -197,6 +197,9 @@ class Supervisor:
             else:
                 self._tell(name, Left() if remains else Cleared())
             self._watch_left(name, remains)
+
+    def _left(self, names: Collection[str]) -> Mapping[str, set[Kin]]:
+        return self._processes.left(names, self._instance.standby.pid if self._instance.standby else None)
 
     def _own_moments(self, now: float) -> None:
         for what in [what for what, moment in self._moments.items() if moment <= now]:
@@ -234,15 +237,14 @@ class Supervisor:
     def _perform(self, orders: Iterable[Order]) -> None:
         """Does what was ordered; each answer is told at once, before the next wait."""
         table: Table | None = None
+        births: list[Script] = []
         for order in orders:
             entry = self._roster.entries.get(order.name)
             match order.action:
                 case Spawn() if self._only is not None:
                     continue
                 case Spawn() if entry:
-                    self._tell(order.name, self._processes.spawn(entry.script))
-                    while self._processes.removed:
-                        self._log.say(f"{self._processes.removed.pop()}: its {REMOVED}")
+                    births.append(entry.script)
                 case Terminate() if entry:
                     table = table or Table()
                     self._signalled(order.name, self._processes.terminate(entry.script, table))
@@ -250,6 +252,10 @@ class Supervisor:
                     self._signalled(order.name, self._processes.kill(order.name))
                 case Forget():
                     self._processes.forget(order.name)
+        for name, event in self._processes.spawn(births):
+            self._tell(name, event)
+        while self._processes.removed:
+            self._log.say(f"{self._processes.removed.pop()}: its {REMOVED}")
 
     def _report(self) -> None:
         """Log and records of what has changed, once a turn, after the births: those are what people wait for."""
@@ -271,7 +277,7 @@ class Supervisor:
         if pid is not None:
             self._pidfds.watch_process(name, pid)
         else:
-            self._watch_left(name, self._processes.left({name}, Table()).get(name, ()))
+            self._watch_left(name, self._left({name}).get(name, ()))
 
     def _watch_left(self, name: str, remains: Collection[Kin]) -> None:
         entry = self._roster.entries.get(name)

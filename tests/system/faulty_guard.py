@@ -5,6 +5,7 @@ ping:SECONDS       the limit after which a silent primary is replaced
 clock:SECONDS      the time of day is off by so much while there is a file clock-is-set
 undo               semop forgets SEM_UNDO, as some container runtimes do
 blind:SECONDS      inotify sees nothing, as on a network file system; the slow stat comes so often
+nochildren         the kernel keeps no list of a process's children (CONFIG_PROC_CHILDREN)
 nolease            no lease can be had, as on some file systems and on the file of another user
 """
 
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from guard import birth, instance, semaphore, watch
+from guard import birth, instance, processes, semaphore, watch
 from guard.cli import main
 
 
@@ -47,6 +48,8 @@ def switch_on(fault: str) -> None:
     kind, _, value = fault.partition(":")
     if kind == "birth":
         birth_fault(value)
+    elif kind == "nochildren":
+        vars(processes)["children"] = lambda: None
     elif kind == "ping":
         instance.PING_LIMIT_S = float(value)
     elif kind == "clock":

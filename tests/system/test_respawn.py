@@ -10,6 +10,8 @@ import time
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from tests.system.harness import Folder, wait_until
 from tests.system.test_stop import kill_guards
 
@@ -117,10 +119,12 @@ def test_after_holds_back_the_first_start(folder: Folder) -> None:
     assert folder.log().index("first[") < folder.log().index("second[")
 
 
-def test_a_leftover_in_the_way_of_a_respawn_is_ended_first(folder: Folder) -> None:
+@pytest.mark.parametrize("fault", [None, "nochildren"])
+def test_a_leftover_in_the_way_of_a_respawn_is_ended_first(folder: Folder, fault: str | None) -> None:
     folder.script("parent", "#!/bin/sh\nsetsid sleep 1000007 &\necho $! >> children\nexec sleep 1000000\n")
     folder.write_list("retry=0 ./parent")
-    folder.up()
+    folder.faulty(fault) if fault else folder.guard()
+    folder.wait_up()
     for adopted in (False, True):
         child = int((folder.path / "children").read_text().split()[-1])
         if adopted:
