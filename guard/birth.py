@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from guard.command import CannotRun, Command
 from guard.kin import myself
-from guard.libc import PR_SET_PDEATHSIG, default_signal, prctl
+from guard.libc import PR_SET_PDEATHSIG, default_signal, prctl, unblock_all_signals
 from guard.semaphore import Gone, SemaphoreSet, Unusable
 from guard.signals import CAUGHT
 from guard.state import State
@@ -162,7 +162,7 @@ class Births:
         resource.setrlimit(resource.RLIMIT_NOFILE, self.nofile)
         at("exec")
         prctl(PR_SET_PDEATHSIG, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        unblock_all_signals()
         try:
             os.execve(command.path, command.argv, command.env)
         except OSError as error:

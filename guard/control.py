@@ -127,10 +127,12 @@ class Control:
     def _wish(self, change: Callable[[Asked], None]) -> None:
         state = self._place.state(create=True)
         try:
-            update(state, change)
+            trouble = update(state, change)
         except OSError as error:
             path = os.path.join(os.path.abspath(self._place.state_path), NAME)
             raise NoPlace(f"{path} can't be written: {error.strerror}; nothing was changed", NO_STATE) from None
+        if trouble:
+            complain(trouble)
 
     def _tell(self, *, wait: bool = True) -> bool:
         """HUP to the primary, and its answer awaited; False when no guard is running."""

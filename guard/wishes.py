@@ -62,23 +62,35 @@ def read_or_set_aside(state: State, *, primary: bool = False) -> tuple[Asked, st
     except Unreadable as error:
         if primary:
             state.set_aside(NAME)
-        return Asked(), f"{error}: set aside as {NAME}.unreadable, nothing is taken as stopped"
+        return Asked(), _set_aside_words(error)
     except OSError as error:
         return Asked(), f"can't read {state.path}/{NAME}: {error.strerror}; nothing is taken as stopped"
 
 
-def update(state: State, change: Callable[[Asked], None]) -> Asked:
-    """Changes the wishes, whole or not at all; commands that come at the same time wait for each other. Raises OSError."""
+def update(state: State, change: Callable[[Asked], None]) -> str | None:
+    """Changes the wishes, whole or not at all; commands that come at the same time wait for each other.
+
+    Returns what to say about a file that could not be read and was set aside. Raises OSError.
+    """
     lock = os.open("wishes.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=state.fd)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        asked, _ = read_or_set_aside(state)
+        asked, trouble = Asked(), None
+        try:
+            asked = read(state)
+        except Unreadable as error:
+            state.set_aside(NAME)
+            trouble = _set_aside_words(error)
         change(asked)
         restart = {name: pair for name, pair in asked.restart.items() if not pair[0] or pair[0].endswith(state.boot)}
         text = json.dumps(
             {"version": VERSION, "all_stopped": asked.all_stopped, "stopped": sorted(asked.stopped), "restart": restart}, indent=1
         )
         state.replace(NAME, text + "\n")
-        return asked
+        return trouble
     finally:
         os.close(lock)
+
+
+def _set_aside_words(error: Unreadable) -> str:
+    return f"{error}: set aside as {NAME}.unreadable, nothing is taken as stopped"

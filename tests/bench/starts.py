@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from statistics import median
 
-from tests.bench.peers import PEERS, Bench
+from tests.bench.peers import PEERS, Bench, FreshRunit, Guard, Peer
 from tests.bench.table import Mark, Row
 
 
 def starts(bench: Bench) -> list[Row]:
     """Each run in a fresh folder; the peers take turns."""
     return [
-        _starts(bench, 10, bench.times(11, 5), Mark(0.15)),
-        _starts(bench, 1000, bench.times(5, 1), Mark(0.7, "runit")),
+        _starts("all of 10 scripts up", PEERS, bench, 10, bench.times(11, 5), Mark(0.15)),
+        _starts("all of 1000 scripts up", PEERS, bench, 1000, bench.times(5, 1), Mark(0.7, "runit")),
+        _starts("the same, just written", (Guard, FreshRunit), bench, 1000, bench.times(5, 1), Mark(0.7, "runit")),
     ]
 
 
-def _starts(bench: Bench, count: int, runs: int, mark: Mark) -> Row:
-    taken: dict[str, list[float]] = {peer.name: [] for peer in PEERS}
+def _starts(what: str, peers: tuple[type[Peer], ...], bench: Bench, count: int, runs: int, mark: Mark) -> Row:
+    taken: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for _ in range(runs):
-        for peer in PEERS:
+        for peer in peers:
             with peer(bench, count) as running:
                 taken[peer.name].append(running.up())
     values = {name: median(times) for name, times in taken.items()}
-    return Row(f"all of {count} scripts up", "s", values, mark, {name: len(times) for name, times in taken.items()})
+    return Row(what, "s", values, mark, {name: len(times) for name, times in taken.items()})
