@@ -159,6 +159,7 @@ class Supervisor:
         if signal.SIGHUP in came:
             self._instance.record()
             self._records.retry()
+            self._report()  # whoever asked looks at the records next
             with contextlib.suppress(Gone):
                 self._instance.semaphore.answer()
 

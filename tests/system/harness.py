@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 INSIDE = "SEMGUARD_TESTS_INSIDE"  # set inside the namespaces of the suite; see tests/conftest.py
 BIN = Path(sys.executable).parent
@@ -187,6 +188,17 @@ class Folder:
         for _, pid in left:
             os.kill(pid, signal.SIGKILL)
         assert not left, f"left after guard stop: {left}\n{done.stderr}\n{self.log()[-3000:]}"
+
+
+def need_reach(uid: int) -> None:
+    """Skips a test whose other user can't run this Python (it lies in somebody's home); a failure in CI."""
+    try:
+        subprocess.run([sys.executable, "-c", "pass"], user=uid, group=uid, extra_groups=[], check=True)
+    except (PermissionError, subprocess.CalledProcessError):
+        reason = f"{sys.executable} can't be run by user {uid}: make the environment with Debian's /usr/bin/python3"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 def alive(pid: int) -> bool:

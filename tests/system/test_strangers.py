@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import Folder, wait_until
+from tests.system.harness import Folder, need_reach, wait_until
 from tests.system.sets import ipcrm, key_of, living_stranger, sets, stranger
 
 CHWIND_KEY = 342345
@@ -65,6 +65,7 @@ def test_a_line_whose_key_is_another_program_s_is_broken_and_its_remedy_works(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
 def test_a_set_of_another_user_on_the_key_of_a_line_breaks_that_line_only(foreign: list[int], folder: Folder) -> None:
+    need_reach(4711)
     folder.workers(2)
     foreign.append(key_of(folder, "w0"))
     stranger("make", foreign[0], 2, "600", user=4711, group=4711)
