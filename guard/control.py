@@ -67,7 +67,16 @@ class Control:
             self._restart_wishes([row for row in _of(self._survey(), names) if row["state"] in ("waiting", "broken")])
         else:
             _launch(self._place, self._options)
-        return self._wait(lambda found: found.guarded and all(row["state"] in UP for row in _of(found, names)), "up", names)
+            if self._wait(lambda found: found.guarded, "started"):
+                return NOT_IN_TIME
+            self._tell()  # answered as soon as it is primary
+            self._tell()  # answered after its first turn: from then on what it tells of its scripts is whole
+
+        def up(found: Survey) -> bool:
+            rows = _of(found, names)
+            return found.guarded and bool(rows) and all(row["state"] in UP for row in rows)
+
+        return self._wait(up, "up", names)
 
     def _restart(self) -> int:
         names = self._chosen()

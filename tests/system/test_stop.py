@@ -196,6 +196,14 @@ def test_start_without_a_guard_launches_one_that_outlives_the_command(folder: Fo
     assert b"GUARD_" not in environment
 
 
+def test_a_first_start_is_done_when_its_scripts_run_and_not_before(folder: Folder) -> None:
+    folder.write_list(*(f"name=w{number} ./w" for number in range(20)), "name=bad ./missing")
+    done = folder.run("start", "--timeout", "2s")
+    assert done.returncode == 1
+    assert "bad is broken: ./missing: no such file" in done.stderr
+    assert [row["state"] for row in folder.rows().values()] == ["running"] * 20 + ["broken"]
+
+
 def test_a_wrong_name_is_named_and_changes_nothing(folder: Folder) -> None:
     folder.workers(1)
     folder.up()
