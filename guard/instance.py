@@ -18,6 +18,7 @@ from guard.log import Log
 from guard.semaphore import GUARD_SIZE, Gone, SemaphoreSet, Unusable, key_and_tag
 from guard.signals import ignore_as_standby
 from guard.state import GUARD_RECORD, STANDBY_RECORD, State
+from guard.title import title
 
 LOCK_LIMIT_S = 1.0  # a half-born child of a dead guard is gone long before
 PING_LIMIT_S = 30.0
@@ -245,21 +246,6 @@ def primary_of(state: State, semaphore: SemaphoreSet) -> Kin | None:
             return identify(pid) if pid and file.read(64).startswith(PRIMARY.encode()) else None
     except OSError:
         return None
-
-
-def title(text: str) -> None:
-    """What `ps` shows.
-
-    Only setproctitle's C module is loaded: the package around it imports logging, that threading, and threading's hook
-    after fork costs each birth 0.4 ms (140 page faults), beside 10 ms at start.
-    """
-    from importlib.machinery import PathFinder
-
-    package = PathFinder.find_spec("setproctitle")
-    spec = PathFinder.find_spec("_setproctitle", package.submodule_search_locations if package else None)
-    if spec and spec.loader and (module := spec.loader.create_module(spec)):
-        spec.loader.exec_module(module)
-        module.setproctitle(text)
 
 
 def end(kin: Kin) -> None:

@@ -6,20 +6,20 @@ It decides nothing: the loop tells it what the roster ordered, and takes its ans
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from signal import SIGCONT
 
-from guard.birth import Births, Failure
-from guard.command import CannotRun, Command, command
+from guard.birth import Failure, Plan
+from guard.command import CannotRun, command
+from guard.forkserver import ForkServer
 from guard.kin import Kin, Suspect, Table, children, freeze_and_kill, identify, marked, signal_kin, started_at_s
 from guard.lifecycle import Adopted, Spawned, SpawnFailed
 from guard.scripts import Script
 from guard.semaphore import Foreign, Gone, SemaphoreSet, Unusable, key_and_tag
 from guard.state import State, record_name
-
-BATCH = 50  # births prepared together; each holds a descriptor until it is forked
 
 
 @dataclass(slots=True)
@@ -40,8 +40,8 @@ class Body:
 class Processes:
     """The bodies of all scripts, by name."""
 
-    def __init__(self, state: State, births: Births) -> None:
-        self.state, self._births = state, births
+    def __init__(self, state: State, server: ForkServer) -> None:
+        self.state, self._server = state, server
         self._place = state.place(), state.name()
         self.bodies: dict[str, Body] = {}
         self._names: dict[int, str] = {}  # own children only
@@ -58,44 +58,52 @@ class Processes:
             body = self.bodies[script.name] = Body(SemaphoreSet(key, tag))
         return body
 
-    def spawn(self, scripts: Sequence[Script]) -> Iterator[tuple[str, Spawned | SpawnFailed]]:
-        """Starts scripts; what goes wrong between fork and exec comes later, as a failure.
+    def spawn(self, scripts: Iterable[Script]) -> dict[str, Spawned | SpawnFailed]:
+        """Starts scripts, by name; what goes wrong between fork and exec comes later, as a failure."""
+        answers: dict[str, Spawned | SpawnFailed] = {}
+        planned: list[str] = []
 
-        Some at a time: all are prepared, then all forked, since each page that guard writes between two forks is copied.
-        """
-        for start in range(0, len(scripts), BATCH):
-            prepared = [(script.name, self._prepare(script)) for script in scripts[start : start + BATCH]]
-            with self._births.quiet():
-                answers = [(name, what if isinstance(what, SpawnFailed) else self._fork(name, *what)) for name, what in prepared]
-            yield from answers
+        def plans() -> Iterator[Plan]:
+            for script in scripts:
+                plan = self._plan(script)
+                if isinstance(plan, SpawnFailed):
+                    answers[script.name] = plan
+                else:
+                    planned.append(script.name)
+                    yield plan
 
-    def _prepare(self, script: Script) -> tuple[Body, Command, int] | SpawnFailed:
-        body = self.body(script)
-        if body.semaphore.removed():
-            self.removed.append(script.name)
+        pids = self._server.spawn(plans())
+        return answers | {name: self._spawned(name, pid) for name, pid in zip(planned, pids, strict=True)}
+
+    def _plan(self, script: Script) -> Plan | SpawnFailed:
+        semaphore = self.body(script).semaphore
         try:
-            body.semaphore.open()
-            return body, command(script, body.semaphore.key), self._open_record(body)
+            if semaphore.removed():
+                self.removed.append(script.name)
+                semaphore.open()
+            elif semaphore.id < 0:
+                semaphore.open()
+            what = command(script, semaphore.key)
         except Foreign as error:
-            return SpawnFailed(f"{error}; give the line a key of its own, as key={body.semaphore.key ^ 0x5EED:#x}")
+            return SpawnFailed(f"{error}; give the line a key of its own, as key={semaphore.key ^ 0x5EED:#x}")
         except (Unusable, CannotRun) as error:
             return SpawnFailed(str(error))
+        return semaphore.id, record_name(semaphore.key), what.path, what.argv, what.env, what.cwd, what.fallback
 
-    def _fork(self, name: str, body: Body, what: Command, record: int) -> Spawned | SpawnFailed:
-        try:
-            pid = self._births.spawn(what, body.semaphore, record)
-        except CannotRun as error:
-            return SpawnFailed(str(error))
-        finally:
-            if record >= 0:
-                os.close(record)
+    def _spawned(self, name: str, pid: int) -> Spawned | SpawnFailed:
+        if pid == -errno.EPIPE:
+            return SpawnFailed("guard's fork server was killed in that moment")
+        if pid < 0:
+            why = "; too many processes or too little memory" if -pid in (errno.EAGAIN, errno.ENOMEM) else ""
+            return SpawnFailed(f"can't fork: {os.strerror(-pid)}{why}")
+        body = self.bodies[name]
         body.session, body.ours, body.told = pid, True, set()
         self._names[pid] = name
         return Spawned(pid)
 
     def failures(self) -> list[tuple[str, Failure]]:
         """Births that did not reach their exec, with the script's name."""
-        return [(self._names[failure.pid], failure) for failure in self._births.failures() if failure.pid in self._names]
+        return [(self._names[failure.pid], failure) for failure in self._server.failures() if failure.pid in self._names]
 
     def holder(self, script: Script) -> Adopted | str:
         """Who holds the semaphore that a birth found held: this very script (adopt it), or what to tell people."""
@@ -145,8 +153,8 @@ class Processes:
         know, nothing is left, and no look at each process of the machine is needed.
         """
         if all(self.bodies[name].ours for name in names):
-            own = children()
-            if own is not None and own <= self._names.keys() | {standby}:
+            born = children()
+            if born is not None and all(map(self._server.forked, born - self._names.keys() - {standby})):
                 return {}
         return Table().of_all({name: self.bodies[name].suspect for name in names}, self._others(names))
 

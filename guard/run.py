@@ -54,7 +54,7 @@ def run(place: Place, key: int | None, *, standby: bool, only: frozenset[str] | 
 
 def _supervise(place: Place, instance: Instance, signals: Signals, log: Log, only: frozenset[str] | None) -> int:
     """The life of a primary, and of the standby that becomes the next one in this very function."""
-    from guard.birth import Births, raise_limit
+    from guard.forkserver import ForkServer, raise_limit
     from guard.supervisor import Supervisor
     from guard.upkeep import Deposed, TookOver
 
@@ -64,8 +64,8 @@ def _supervise(place: Place, instance: Instance, signals: Signals, log: Log, onl
     while True:
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # not inherited over fork
         since = time.monotonic()
-        births = Births.prepare(instance.state, nofile, output)
-        supervisor = Supervisor(_list_file(place), instance, signals, births, log, only)
+        server = ForkServer(instance.state, nofile, output)
+        supervisor = Supervisor(_list_file(place), instance, signals, server, log, only)
         try:
             return supervisor.run()
         except TookOver:

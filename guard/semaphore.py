@@ -61,17 +61,22 @@ def _ops(*ops: tuple[int, int, int]) -> ctypes.Array[_Op]:
 
 _TAKE = _ops((HELD, 0, _IPC_NOWAIT), (HELD, 1, _SEM_UNDO))
 _TAKE_WAITING = _ops((HELD, 0, 0), (HELD, 1, _SEM_UNDO))
-_GONE = (errno.EIDRM, errno.EINVAL)
+GONE = (errno.EIDRM, errno.EINVAL)
+
+
+def take(set_id: int) -> None:
+    """Takes a set's semaphore for the calling process until it ends, on its way to exec. Raises OSError."""
+    call("semop", set_id, _TAKE, 2)
 
 
 class SemaphoreSet:
     """One set. `open()` first; the id is kept, so that a removed set is noticed and never silently replaced."""
 
-    __slots__ = ("_full_size", "_id", "key", "size", "tag")
+    __slots__ = ("_full_size", "id", "key", "size", "tag")
 
     def __init__(self, key: int, tag: int, size: int = SCRIPT_SIZE) -> None:
         self.key, self.tag, self.size = key, tag, size
-        self._full_size, self._id = size, -1
+        self._full_size, self.id = size, -1
 
     def open(self, *, untagged: bool = False) -> None:
         """Finds or makes the set; `untagged` also takes a set of one semaphore as it is (`guard --key`).
@@ -88,7 +93,7 @@ class SemaphoreSet:
         made, self.size = False, self._full_size
         while not self.exists():
             try:
-                self._id = self._get(self.size, _IPC_CREAT | _IPC_EXCL | _UNMARKED_MODE)
+                self.id = self._get(self.size, _IPC_CREAT | _IPC_EXCL | _UNMARKED_MODE)
             except OSError as error:
                 if error.errno != errno.EEXIST:
                     raise _explained(error, self.key) from None
@@ -111,7 +116,7 @@ class SemaphoreSet:
     def exists(self, size: int = 0) -> bool:
         """Whether a set of at least `size` semaphores stands on the key now; remembers its id."""
         try:
-            self._id = self._get(size, 0)
+            self.id = self._get(size, 0)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EINVAL):
                 return False
@@ -137,11 +142,11 @@ class SemaphoreSet:
 
     def _take(self, ops: ctypes.Array[_Op]) -> bool:
         try:
-            call("semop", self._id, ops, 2)
+            call("semop", self.id, ops, 2)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EINTR):
                 return False
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise Gone from None
             raise _explained(error, self.key) from None
         return True
@@ -160,9 +165,9 @@ class SemaphoreSet:
     def ping(self) -> None:
         """Asks the holder for a sign of life; `answered` waits for it. Raises Gone."""
         try:
-            call("semop", self._id, _ops((PING, 1, _IPC_NOWAIT)), 1)
+            call("semop", self.id, _ops((PING, 1, _IPC_NOWAIT)), 1)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise Gone from None
             if error.errno != errno.ERANGE:  # so many have asked already that the counter is full: wait with them
                 raise
@@ -171,9 +176,9 @@ class SemaphoreSet:
         """Waits until all pings are answered; False when that took longer. Raises Gone."""
         limit = _Timespec(int(limit_s), int(limit_s % 1 * 1e9))
         try:
-            call("semtimedop", self._id, _ops((PING, 0, 0)), 1, ctypes.byref(limit))
+            call("semtimedop", self.id, _ops((PING, 0, 0)), 1, ctypes.byref(limit))
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise Gone from None
             return False
         return True
@@ -186,7 +191,7 @@ class SemaphoreSet:
     def removed(self) -> bool:
         """Whether the set that we knew is gone."""
         try:
-            return self._id >= 0 and self._value(HELD) < 0
+            return self.id >= 0 and self._value(HELD) < 0
         except Gone:
             return True
 
@@ -198,7 +203,7 @@ class SemaphoreSet:
         pid = os.fork()
         if pid == 0:
             try:
-                call("semop", self._id, _ops((PROBE, 1, _SEM_UNDO)), 1)
+                call("semop", self.id, _ops((PROBE, 1, _SEM_UNDO)), 1)
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
@@ -207,31 +212,31 @@ class SemaphoreSet:
     def remove(self) -> None:
         """Removes the set if it is still the one we know."""
         try:
-            call("semctl", self._id, 0, _IPC_RMID, 0)
+            call("semctl", self.id, 0, _IPC_RMID, 0)
         except OSError as error:
-            if error.errno not in _GONE and error.errno != errno.EPERM:
+            if error.errno not in GONE and error.errno != errno.EPERM:
                 raise
 
     def _get(self, size: int, flags: int) -> int:
         return call("semget", ctypes.c_int(self.key), size, flags)
 
     def _ctl(self, number: int, command: int, argument: object = 0) -> int:
-        return call("semctl", self._id, number, command, argument)
+        return call("semctl", self.id, number, command, argument)
 
     def _value(self, number: int, command: int = _GETVAL) -> int:
         try:
             return self._ctl(number, command)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise Gone from None
             raise _explained(error, self.key) from None
 
     def _mark(self) -> None:
         """Puts the tag on a new set, checks it on an old one, and keeps logind's hands off it."""
         try:
-            call("semop", self._id, _ops((TAG, 0, _IPC_NOWAIT), (TAG, self.tag, 0)), 2)
+            call("semop", self.id, _ops((TAG, 0, _IPC_NOWAIT), (TAG, self.tag, 0)), 2)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise Gone from None
             if error.errno != errno.EAGAIN:
                 raise _explained(error, self.key) from None
@@ -246,7 +251,7 @@ class SemaphoreSet:
         try:
             self._ctl(0, _IPC_STAT, buffer)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 raise Gone from None
             raise _explained(error, self.key) from None
         return bool(_PERM.unpack_from(buffer)[5] & 0o777 == _UNMARKED_MODE)

@@ -15,8 +15,8 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from guard import __version__, adoption, story, wishes
-from guard.birth import Births
-from guard.instance import PRIMARY, Instance, title
+from guard.forkserver import ForkServer
+from guard.instance import PRIMARY, Instance
 from guard.kin import Kin, Table, identify
 from guard.lifecycle import (
     Adopted,
@@ -44,6 +44,7 @@ from guard.roster import Order, Roster
 from guard.scripts import Listing, Script
 from guard.semaphore import Gone
 from guard.signals import Signals
+from guard.title import title
 from guard.upkeep import REMOVED, Upkeep
 
 SETTLE_S = 0.05  # several saves in a row are one edit
@@ -59,17 +60,17 @@ class Supervisor:
         list_file: ListFile,
         instance: Instance,
         signals: Signals,
-        births: Births,
+        server: ForkServer,
         log: Log,
         only: frozenset[str] | None = None,
     ) -> None:
-        self._instance, self._signals, self._births, self._log = instance, signals, births, log
+        self._instance, self._signals, self._server, self._log = instance, signals, server, log
         self._state = instance.state
         self._roster = Roster()
-        self._processes = Processes(self._state, births)
+        self._processes = Processes(self._state, server)
         self._records = Records(self._state, self._processes, log, self._roster.waits_for)
         self._list = list_file
-        self._upkeep = Upkeep(instance, log)
+        self._upkeep = Upkeep(instance, server, log)
         self._selector = selectors.DefaultSelector()
         self._pidfds = Pidfds(self._selector)
         self._moments: dict[str, float] = {}  # when guard itself wants to look at something again
@@ -88,6 +89,7 @@ class Supervisor:
         if for_good:
             for name in list(self._roster.entries):
                 self._processes.forget(name)
+        self._server.stop()
         self._instance.leave(remove=for_good)
         self._log.say("ended")
         return 0
@@ -97,18 +99,20 @@ class Supervisor:
         self._pidfds.close()
         self._selector.close()
         self._list.watch.close()
-        self._births.close()
+        self._server.forget()
 
     def _begin(self) -> None:
         """Before the first turn: a standby, then whatever outlived the last guard, then the list and the wishes."""
         title(f"{PRIMARY} {os.path.abspath(self._list.path)}")
         self._instance.begin()
-        for fd in (self._signals.fd, self._births.reader, self._list.watch.fd):
+        for fd in (self._signals.fd, self._server.fd, self._list.watch.fd):
             if fd is not None:
                 self._selector.register(fd, selectors.EVENT_READ)
         gc.collect()
-        gc.freeze()  # the collector leaves alone what primary and standby share
+        gc.freeze()  # the collector leaves alone what primary, standby and fork server share
         self._upkeep.standby()
+        if self._only is None:
+            self._upkeep.server()
         self._log.say(f"guard {__version__} is primary; list {os.path.abspath(self._list.path)}")
         accepted, trouble = read_accepted(self._state, primary=True)
         if trouble:
@@ -138,8 +142,9 @@ class Supervisor:
     # one turn
 
     def _turn(self) -> None:
-        ended = self._wait()
-        came = self._signals.read()
+        ready = self._wait()
+        ended = [news for fd in ready if (news := self._pidfds.take(fd))]
+        came = self._signals.read() if self._signals.fd in ready else set()
         if came & {signal.SIGTERM, signal.SIGINT}:
             self._end()
         if signal.SIGUSR2 in came:
@@ -147,10 +152,11 @@ class Supervisor:
         if signal.SIGHUP in came:
             self._heed_wishes()
             self._moments["look"] = 0.0
-        if self._list.watch.changed():
+        if self._list.watch.fd in ready and self._list.watch.changed():
             soon = time.monotonic() + SETTLE_S
             self._moments["look"] = min(soon, self._moments.get("look", soon))
-        self._failed_births()
+        if self._server.fd in ready:
+            self._failed_births()
         self._deaths(ended)
         self._own_moments(time.monotonic())
         self._perform(self._roster.due(time.monotonic()))
@@ -163,12 +169,12 @@ class Supervisor:
             with contextlib.suppress(Gone):
                 self._instance.semaphore.answer()
 
-    def _wait(self) -> list[Ended]:
-        """Sleeps until something happens; returns what pidfds tell."""
+    def _wait(self) -> set[int]:
+        """Sleeps until something happens; returns the descriptors that tell it."""
         self._report()
         moments = [moment for moment in (self._roster.deadline(), *self._moments.values()) if moment is not None]
         timeout = max(0.0, min(moments) - time.monotonic()) if moments else None
-        return [news for key, _ in self._selector.select(timeout) if (news := self._pidfds.take(key.fd))]
+        return {key.fd for key, _ in self._selector.select(timeout)}
 
     def _failed_births(self) -> None:
         for name, failure in self._processes.failures():
@@ -183,7 +189,7 @@ class Supervisor:
         """Children that ended, and what pidfds told; then, for all of them together: what is left of each?"""
         gone: dict[str, Exited | None] = {}
         for pid, child, status in self._processes.reap():
-            if not self._upkeep.standby_ended(pid) and child is not None and self._pid(child) == pid:
+            if not self._upkeep.ended(pid) and child is not None and self._pid(child) == pid:
                 gone[child] = Exited(pid, status)
         for news in ended:
             if news.name in self._roster.entries and self._pid(news.name) == news.pid:
@@ -253,7 +259,7 @@ class Supervisor:
                     self._signalled(order.name, self._processes.kill(order.name))
                 case Forget():
                     self._processes.forget(order.name)
-        for name, event in self._processes.spawn(births):
+        for name, event in self._processes.spawn(births).items() if births else ():
             self._tell(name, event)
         while self._processes.removed:
             self._log.say(f"{self._processes.removed.pop()}: its {REMOVED}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from signal import SIGKILL, SIGTERM
 
+from guard.forkserver import ForkServer
 from guard.instance import Instance, end
 from guard.kin import Table, signal_kin
 from guard.log import Log
@@ -30,8 +32,8 @@ class Deposed(Exception):
 class Upkeep:
     """Of one primary. Each method says whether it must be called again soon."""
 
-    def __init__(self, instance: Instance, log: Log) -> None:
-        self._instance, self._log = instance, log
+    def __init__(self, instance: Instance, server: ForkServer, log: Log) -> None:
+        self._instance, self._server, self._log = instance, server, log
         self._folder_trouble = False
         self._forked_at = -STANDBY_PAUSE_S
         self._lost_at: float | None = None
@@ -52,8 +54,16 @@ class Upkeep:
             raise TookOver
         return False
 
-    def standby_ended(self, pid: int) -> bool:
-        """Whether the process that ended was the standby."""
+    def server(self) -> None:
+        """Starts the fork server ahead of the first birth; where it can't be, each birth tries again and says why not."""
+        with contextlib.suppress(OSError):
+            self._server.start()
+
+    def ended(self, pid: int) -> bool:
+        """Whether the process that ended was one of guard's own."""
+        if self._server.ended(pid):
+            self._log.say("the fork server ended; the next birth makes another")
+            return True
         if self._instance.standby is None or self._instance.standby.pid != pid:
             return False
         self._instance.standby = None
@@ -101,6 +111,7 @@ class Upkeep:
         self._folder_trouble = False
         if self._instance.standby:
             end(self._instance.standby)  # it waits for the lock on the old folder
+        self._server.stop()  # it has the old folder open
         self._log.say(f"{state.path} was removed or moved: made anew")
         return True
 
@@ -109,7 +120,8 @@ class Upkeep:
 
         TERM at the first call, KILL at the next; False when there are none.
         """
-        found = Table().orphans({self._instance.standby.pid} if self._instance.standby else ())
+        known = {self._instance.standby.pid} if self._instance.standby else set()
+        found = {kin for kin in Table().orphans(known) if not self._server.forked(kin.pid)}
         for kin in found:
             signal_kin(kin, SIGKILL if self._orphans_told else SIGTERM)
         self._orphans_told = bool(found)

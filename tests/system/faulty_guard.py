@@ -1,6 +1,8 @@
 """guard with one fault switched on, for tests: `faulty_guard.py FAULT [ARGUMENT…]`.
 
 birth:STEP         the child SIGKILLs the primary right after this step of its birth, once
+spareless:STEP     the same, in a birth that no spare was forked ahead for
+serverless         the fork server SIGKILLs itself when it has forked the third child, before it says so, once
 ping:SECONDS       the limit after which a silent primary is replaced
 clock:SECONDS      the time of day is off by so much while there is a file clock-is-set
 undo               semop forgets SEM_UNDO, as some container runtimes do
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import sys
@@ -28,14 +31,32 @@ def birth_fault(fatal: str) -> None:
     """The marker file makes it happen once, whichever process is primary then."""
 
     def at(step: str) -> None:
-        if step == fatal:
-            try:
-                os.close(os.open("fault-done", os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                return
+        if step == fatal and first_time():
             os.kill(os.getppid(), signal.SIGKILL)
 
     birth.at = at
+
+
+def first_time() -> bool:
+    """Whether the fault has not happened yet."""
+    try:
+        os.close(os.open("fault-done", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def suicide() -> None:
+    """A child more, of which the primary hears nothing."""
+    fork, forked = vars(birth)["fork_sibling"], itertools.count(1)
+
+    def fork_and_die() -> int:
+        pid: int = fork()
+        if pid and next(forked) == 3 and first_time():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pid
+
+    vars(birth)["fork_sibling"] = fork_and_die
 
 
 def no_lease(_fd: int, _command: int, _argument: int) -> int:
@@ -48,6 +69,11 @@ def switch_on(fault: str) -> None:
     kind, _, value = fault.partition(":")
     if kind == "birth":
         birth_fault(value)
+    elif kind == "spareless":
+        birth_fault(value)
+        vars(birth)["Server"]._fork_spare = lambda _self: None
+    elif kind == "serverless":
+        suicide()
     elif kind == "nochildren":
         vars(processes)["children"] = lambda: None
     elif kind == "ping":

@@ -160,8 +160,14 @@ class Folder:
         return [line for line in self.journal() if line[0] == "TWIN"]
 
     def instances(self) -> Counter[str]:
-        """How many instances of each script run now, counted from outside by their environment and session."""
-        return Counter(name for name, _ in self.processes(leaders=True))
+        """How many instances of each script run now, counted from outside by their environment and session.
+
+        A look at all processes takes its time, in which one may end and a spare become the next: those that seem to be two
+        are looked at once more, and are two if both still live.
+        """
+        found = list(self.processes(leaders=True))
+        times = Counter(name for name, _ in found)
+        return Counter(name for name, pid in found if times[name] == 1 or alive(pid))
 
     def processes(self, *, leaders: bool = False) -> Iterator[tuple[str, int]]:
         """All living processes that carry this folder's marker: script name, pid."""

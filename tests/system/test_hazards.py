@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ def guards(folder: Folder) -> list[int]:
     """Primary and standby, by their titles: records may be unwritable."""
     found = psutil.process_iter(["cmdline"])
     lines = ((process.pid, " ".join(process.info["cmdline"] or ())) for process in found)
-    return [pid for pid, line in lines if line.startswith("guard: ") and str(folder.path) in line]
+    return [pid for pid, line in lines if re.match("guard: (primary|standby) ", line) and str(folder.path) in line]
 
 
 def all_killed(folder: Folder) -> None:

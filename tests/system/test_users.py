@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import Folder, need_reach, wait_until
+from tests.system.harness import GUARD, Folder, need_reach, wait_until
 from tests.system.sets import ipcrm, key_of, sets, stranger
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become several users")
@@ -49,6 +49,15 @@ class UserFolder(Folder):
 
     def guard(self, *options: str, **popen: Any) -> Any:
         return super().guard(*options, **({"user": self.uid, "group": self.uid, "extra_groups": []} | popen))
+
+    def limited(self, processes: int) -> None:
+        """Starts guard for a user who may have so many processes (getrlimit(2), RLIMIT_NPROC)."""
+        user = {"user": self.uid, "group": self.uid, "extra_groups": []}
+        self._start(["prlimit", f"--nproc={processes}", GUARD], user)
+
+    def running(self) -> set[str]:
+        """The scripts that run, seen from outside: no command of this user could be started."""
+        return {name for name, _ in self.processes(leaders=True)}
 
 
 ROOT = {"user": 0, "group": 0}
@@ -186,3 +195,15 @@ def test_as_root_runs_as_root_and_tells_the_user(theirs: UserFolder) -> None:
     assert theirs.instances() == Counter({"w0": 1})
     assert theirs.run("stop", **ROOT).returncode == 0
     shutil.rmtree(theirs.path / ".guard")
+
+
+def test_a_limit_of_processes_is_said_and_scripts_start_when_there_is_room(theirs: UserFolder) -> None:
+    """Four processes are guard's own. Root has no such limit, hence an ordinary user."""
+    names = [f"s{number}" for number in range(8)]
+    theirs.write_list(*(f"name={name} retry=0.2..0.2 sleep 1000000" for name in names))
+    theirs.limited(8)
+    theirs.logged("too many processes or too little memory")
+    running = wait_until(lambda: len(found := theirs.running()) >= 3 and found, "some run")
+    assert len(running) <= 5
+    theirs.write_list(*(f"name={name} retry=0.2..0.2 sleep 1000000" for name in names if name not in running))
+    wait_until(lambda: len(theirs.running() - running) >= 3, "others have taken their places")
