@@ -19,6 +19,7 @@ from guard.log import complain
 from guard.options import Misuse, Options
 from guard.place import NO_STATE, NoPlace, Place
 from guard.report import base, look
+from guard.run import BROKEN, RUNNING
 from guard.semaphore import GUARD_SIZE, Gone, SemaphoreSet, Unusable, key_and_tag
 from guard.survey import UP, Row, Survey
 from guard.wishes import NAME, Asked, update
@@ -63,20 +64,23 @@ class Control:
         names = self._chosen() if self._names else frozenset[str]()
         everything = frozenset(str(row["name"]) for row in self._survey().scripts) if self._exists() else frozenset()
         self._wish(lambda asked: _start(asked, self._names, everything))
+        launched: Launched | None = None
         if self._tell():
             self._restart_wishes([row for row in _of(self._survey(), names) if row["state"] in ("waiting", "broken")])
         else:
-            _launch(self._place, self._options)
-            if self._wait(lambda found: found.guarded, "started"):
+            launched = Launched(self._place, self._options)
+            if self._wait(lambda found: found.guarded or launched.failed(), "started"):
                 return NOT_IN_TIME
             self._tell()  # answered as soon as it is primary
             self._tell()  # answered after its first turn: from then on what it tells of its scripts is whole
 
-        def up(found: Survey) -> bool:
+        def done(found: Survey) -> bool:
             rows = _of(found, names)
-            return found.guarded and bool(rows) and all(row["state"] in UP for row in rows)
+            up = found.guarded and bool(rows) and all(row["state"] in UP for row in rows)
+            return up or bool(launched and launched.failed())
 
-        return self._wait(up, "up", names)
+        status = self._wait(done, "up", names)
+        return launched.explain() if launched and launched.failed() else status
 
     def _restart(self) -> int:
         names = self._chosen()
@@ -169,6 +173,8 @@ class Control:
         while not so(found := self._survey()):
             if time.monotonic() > self._deadline:
                 for row in _of(found, names):
+                    if word == "up" and row["state"] in UP:
+                        continue
                     complain(f"{row['name']} is {row['state']}{': ' + str(row['problem']) if row['problem'] else ''}")
                 complain(f"not {word} in time; it goes on, `guard status` shows how far it is")
                 return NOT_IN_TIME
@@ -207,24 +213,40 @@ def _start(asked: Asked, names: list[str], everything: frozenset[str]) -> None:
             asked.stopped |= {name for name in everything if base(name) == stopped and name not in names}
 
 
-def _launch(place: Place, options: Options) -> None:
-    """A guard of its own, detached from this terminal, as cron would start it."""
-    pid = os.fork()
-    if pid:
-        os.waitpid(pid, 0)
-        return
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    null, output = os.open("/dev/null", os.O_RDWR), _output(place)
-    os.dup2(null, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    given = [word for name in ("--list", "--state", "--key") if name in options.given for word in (name, options.given[name])]
-    flags = [name for name in ("--no-standby", "--as-root") if options.has(name)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARD_")}
-    arguments = [sys.executable, sys.argv[0], *_absolute(given, place), *flags]
-    os.execve(sys.executable, arguments, environment)
+class Launched:
+    """A guard of its own, detached from this terminal, as cron would start it; this command's child while both live."""
+
+    def __init__(self, place: Place, options: Options) -> None:
+        self._status: int | None = None
+        output = _output(place)
+        self._output, self._said_before = output, os.fstat(output).st_size
+        self._pid = os.fork()
+        if self._pid:
+            return
+        os.setsid()
+        os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        given = [word for name in ("--list", "--state", "--key") if name in options.given for word in (name, options.given[name])]
+        flags = [name for name in ("--no-standby", "--as-root") if options.has(name)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARD_")}
+        arguments = [sys.executable, sys.argv[0], *_absolute(given, place), *flags]
+        os.execve(sys.executable, arguments, environment)
+
+    def failed(self) -> bool:
+        """Whether it has ended, and not because another, of cron, was first."""
+        if self._status is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status not in (None, RUNNING)
+
+    def explain(self) -> int:
+        """Says what it said; returns its exit status."""
+        said = os.pread(self._output, 65536, self._said_before).decode(errors="replace")
+        for line in said.splitlines():
+            sys.stderr.write(f"{line}\n")
+        complain(f"the guard that was started has ended, exit status {self._status}")
+        return self._status if self._status is not None and self._status > 0 else BROKEN
 
 
 def _output(place: Place) -> int:
@@ -232,10 +254,10 @@ def _output(place: Place) -> int:
     own = os.path.join(place.state_path, "guard.log")
     for path, flags in (("guard.log", 0), (own, os.O_CREAT)):
         try:
-            return os.open(path, os.O_WRONLY | os.O_APPEND | flags, 0o600)
+            return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
         except OSError:
             continue  # not there, another user's, read-only: no reason not to start
-    return os.open("/dev/null", os.O_WRONLY)
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
 
 def _absolute(given: list[str], place: Place) -> list[str]:

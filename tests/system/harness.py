@@ -210,6 +210,6 @@ def need_reach(uid: int) -> None:
 def alive(pid: int) -> bool:
     """Whether a process lives; a zombie does not."""
     try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.Error:
         return False

@@ -201,7 +201,26 @@ def test_a_first_start_is_done_when_its_scripts_run_and_not_before(folder: Folde
     done = folder.run("start", "--timeout", "2s")
     assert done.returncode == 1
     assert "bad is broken: ./missing: no such file" in done.stderr
+    assert "w1" not in done.stderr
     assert [row["state"] for row in folder.rows().values()] == ["running"] * 20 + ["broken"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "text"),
+    [
+        (None, 3, "List.txt does not exist; `guard init` writes a first one"),
+        (["./missing"], 4, "line 1: ./missing: no such file"),
+        (["sleep 1 'x"], 3, "List.txt:1: no closing quotation"),
+    ],
+    ids=["no list", "no script", "a mistake"],
+)
+def test_a_start_whose_guard_ends_at_once_says_why(folder: Folder, lines: list[str] | None, status: int, text: str) -> None:
+    if lines is not None:
+        folder.write_list(*lines)
+    done = folder.run("start")
+    assert done.returncode == status, done.stderr
+    assert text in done.stderr
+    assert f"the guard that was started has ended, exit status {status}" in done.stderr
 
 
 def test_a_wrong_name_is_named_and_changes_nothing(folder: Folder) -> None:
