@@ -80,12 +80,15 @@ class Peer(ABC):
         return [pid for pid in (self.pid, *world.descendants(self.pid)) if pid not in self.births.pids]
 
     def end(self) -> None:
-        """Ends it and all scripts."""
+        """Ends it and all scripts.
+
+        The folder stays until the bench ends: for minutes after many files were deleted, ext4 is slow to make new ones, which
+        would be the next peer's loss.
+        """
         self.births.read()
         if self.pid:
             world.kill_tree(self.pid, self.births.pids)
         self.births.close()
-        shutil.rmtree(self.folder)
 
     @abstractmethod
     def command(self) -> list[str]:

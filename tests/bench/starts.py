@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from tests.bench.peers import PEERS, Bench, FreshRunit, Guard, Peer
+from tests.bench.peers import PEERS, Bench, FreshRunit, Guard, Peer, Runit, Supervisord
 from tests.bench.table import Mark, Row
 
 
@@ -12,12 +12,12 @@ def starts(bench: Bench) -> list[Row]:
     """Each run in a fresh folder; the peers take turns."""
     return [
         _starts("all of 10 scripts up", PEERS, bench, 10, bench.times(11, 5), Mark(0.15)),
-        _starts("all of 1000 scripts up", PEERS, bench, 1000, bench.times(5, 1), Mark(0.7, "runit")),
-        _starts("the same, just written", (Guard, FreshRunit), bench, 1000, bench.times(5, 1), Mark(0.7, "runit")),
+        _starts("all of 1000 scripts up", (Guard, FreshRunit, Supervisord), bench, 1000, bench.times(5, 1), Mark(0.7, "runit")),
+        _starts("the same with services older than a second", (Guard, Runit), bench, 1000, bench.times(5, 1), None),
     ]
 
 
-def _starts(what: str, peers: tuple[type[Peer], ...], bench: Bench, count: int, runs: int, mark: Mark) -> Row:
+def _starts(what: str, peers: tuple[type[Peer], ...], bench: Bench, count: int, runs: int, mark: Mark | None) -> Row:
     taken: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for _ in range(runs):
         for peer in peers:
