@@ -21,7 +21,6 @@ class Records:
     def __init__(self, state: State, processes: Processes, log: Log, waits_for: Callable[[Entry], str | None]) -> None:
         self._state, self._processes, self._log, self._waits_for = state, processes, log, waits_for
         self._changed: dict[str, Entry] = {}
-        self._accepted: list[Script] | None = None
         self._failed: dict[str, Entry] = {}  # they could not be written: a full disk, a folder that is read-only
 
     def touch(self, entry: Entry) -> None:
@@ -29,10 +28,7 @@ class Records:
         self._changed[entry.script.name] = entry
 
     def write(self) -> None:
-        """Writes what has changed since the last call."""
-        if self._accepted is not None:
-            self._write_accepted(self._accepted)
-            self._accepted = None
+        """Writes what was touched since the last call."""
         changed, self._changed = self._changed, {}
         for name, entry in changed.items():
             if self._write(entry):
@@ -54,10 +50,7 @@ class Records:
         self.write()
 
     def accept(self, scripts: Iterable[Script]) -> None:
-        """The list in force, which a fresh primary has to know, is another."""
-        self._accepted = list(scripts)
-
-    def _write_accepted(self, scripts: Iterable[Script]) -> None:
+        """Keeps the list in force for a fresh primary."""
         try:
             write_accepted(self._state, scripts)
         except OSError as error:

@@ -165,17 +165,15 @@ class Supervisor:
         if signal.SIGHUP in came:
             self._instance.record()
             self._records.retry()
-        self._report()
-        if signal.SIGHUP in came:  # whoever asked looks at the records next
+            self._report()  # whoever asked looks at the records next
             with contextlib.suppress(Gone):
                 self._instance.semaphore.answer()
 
     def _wait(self) -> set[int]:
         """Sleeps until something happens; returns the descriptors that tell it."""
+        self._report()
         moments = [moment for moment in (self._roster.deadline(), *self._moments.values()) if moment is not None]
         timeout = max(0.0, min(moments) - time.monotonic()) if moments else None
-        if timeout != 0:
-            self._report()
         return {key.fd for key, _ in self._selector.select(timeout)}
 
     def _failed_births(self) -> None:

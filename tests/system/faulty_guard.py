@@ -2,6 +2,7 @@
 
 birth:STEP         the child SIGKILLs the primary right after this step of its birth, once
 spareless:STEP     the same, in a birth that no spare was forked ahead for
+stuck              the fork server hangs at its third fork, once; a second later it is given up
 serverless         the fork server SIGKILLs itself when it has forked the third child, before it says so, once
 ping:SECONDS       the limit after which a silent primary is replaced
 clock:SECONDS      the time of day is off by so much while there is a file clock-is-set
@@ -19,11 +20,13 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from guard import birth, instance, processes, semaphore, watch
+from guard import birth, forkserver, instance, processes, semaphore, watch
 from guard.cli import main
 
 
@@ -46,17 +49,17 @@ def first_time() -> bool:
     return True
 
 
-def suicide() -> None:
-    """A child more, of which the primary hears nothing."""
+def third_fork(fault: Callable[[], object]) -> None:
+    """Happens in the server, once, when there is a child more, of which the primary has not heard."""
     fork, forked = vars(birth)["fork_sibling"], itertools.count(1)
 
-    def fork_and_die() -> int:
+    def fork_and_fail() -> int:
         pid: int = fork()
         if pid and next(forked) == 3 and first_time():
-            os.kill(os.getpid(), signal.SIGKILL)
+            fault()
         return pid
 
-    vars(birth)["fork_sibling"] = fork_and_die
+    vars(birth)["fork_sibling"] = fork_and_fail
 
 
 def no_lease(_fd: int, _command: int, _argument: int) -> int:
@@ -73,7 +76,10 @@ def switch_on(fault: str) -> None:
         birth_fault(value)
         vars(birth)["Server"]._fork_spare = lambda _self: None
     elif kind == "serverless":
-        suicide()
+        third_fork(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    elif kind == "stuck":
+        vars(forkserver)["LIMIT_S"] = 1.0
+        third_fork(threading.Event().wait)
     elif kind == "nochildren":
         vars(processes)["children"] = lambda: None
     elif kind == "ping":

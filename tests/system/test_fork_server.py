@@ -101,10 +101,11 @@ def test_a_primary_killed_during_a_birth_without_a_spare(folder: Folder, step: s
     assert not folder.twins()
 
 
-def test_a_server_killed_with_all_its_births_on_the_way_loses_and_doubles_none(folder: Folder) -> None:
+@pytest.mark.parametrize("fault", ["serverless", "stuck"])
+def test_a_server_lost_with_births_on_the_way_loses_and_doubles_none(folder: Folder, fault: str) -> None:
     names = folder.workers(40, "retry=0")
-    folder.faulty("serverless")
-    wait_until((folder.path / "fault-done").exists, "the server was killed")
+    folder.faulty(fault)
+    wait_until((folder.path / "fault-done").exists, "the fault happened")
     folder.wait_up()
     assert folder.instances() == Counter(names)
     assert not folder.twins()
