@@ -162,8 +162,9 @@ class Server:
         if poll.poll()[0][1] & select.POLLERR:  # it is dead
             os.close(writer)
             return 0
-        os.kill(pid, signal.SIGCONT)  # whoever stopped it did not mean this script
-        os.write(writer, text)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)  # whoever stopped it did not mean this script
+        os.write(writer, text)  # its death in this moment is this server's (SIGPIPE), and the primary makes another
         if self.told is not None:
             os.close(self.told)
         self.told = writer
