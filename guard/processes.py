@@ -45,6 +45,7 @@ class Processes:
         self._place = state.place(), state.name()
         self.bodies: dict[str, Body] = {}
         self._names: dict[int, str] = {}  # own children only
+        self._reaped: dict[int, str] = {}  # those of the last look at them
         self.removed: list[str] = []  # scripts whose set somebody removed, found out at their respawn
 
     def body(self, script: Script) -> Body:
@@ -78,10 +79,10 @@ class Processes:
     def _plan(self, script: Script) -> Plan | SpawnFailed:
         semaphore = self.body(script).semaphore
         try:
-            if semaphore.removed():
+            removed = semaphore.removed()
+            if removed:
                 self.removed.append(script.name)
-                semaphore.open()
-            elif semaphore.id < 0:
+            if removed or semaphore.id < 0:
                 semaphore.open()
             what = command(script, semaphore.key)
         except Foreign as error:
@@ -103,7 +104,8 @@ class Processes:
 
     def failures(self) -> list[tuple[str, Failure]]:
         """Births that did not reach their exec, with the script's name."""
-        return [(self._names[failure.pid], failure) for failure in self._server.failures() if failure.pid in self._names]
+        names = ((self._names.get(failure.pid) or self._reaped.get(failure.pid), failure) for failure in self._server.failures())
+        return [(name, failure) for name, failure in names if name is not None]
 
     def holder(self, script: Script) -> Adopted | str:
         """Who holds the semaphore that a birth found held: this very script (adopt it), or what to tell people."""
@@ -144,6 +146,7 @@ class Processes:
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
                 ended.append((found[0], self._names.pop(found[0], None), os.waitstatus_to_exitcode(found[1])))
+        self._reaped = {pid: name for pid, name, _ in ended if name is not None}
         return ended
 
     def left(self, names: Collection[str], standby: int | None) -> Mapping[str, set[Kin]]:

@@ -155,9 +155,10 @@ class Supervisor:
         if self._list.watch.fd in ready and self._list.watch.changed():
             soon = time.monotonic() + SETTLE_S
             self._moments["look"] = min(soon, self._moments.get("look", soon))
-        if self._server.fd in ready:
-            self._failed_births()
-        self._deaths(ended)
+        reaped = self._processes.reap()
+        if reaped or self._server.fd in ready:
+            self._failed_births()  # after the reaping: what a child said before its end is there then, and tells more
+        self._deaths(reaped, ended)
         self._own_moments(time.monotonic())
         self._perform(self._roster.due(time.monotonic()))
         if self._upkeep.semaphore() or (not self._ending and self._upkeep.standby()):
@@ -185,10 +186,10 @@ class Supervisor:
                 self._tell(name, held)
                 self._watch_adopted(name, held.pid)
 
-    def _deaths(self, ended: list[Ended]) -> None:
+    def _deaths(self, reaped: list[tuple[int, str | None, int]], ended: list[Ended]) -> None:
         """Children that ended, and what pidfds told; then, for all of them together: what is left of each?"""
         gone: dict[str, Exited | None] = {}
-        for pid, child, status in self._processes.reap():
+        for pid, child, status in reaped:
             if not self._upkeep.ended(pid) and child is not None and self._pid(child) == pid:
                 gone[child] = Exited(pid, status)
         for news in ended:
