@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from guard.kin import myself
-from guard.libc import PR_SET_PDEATHSIG, default_signal, fork_sibling, prctl
+from guard.libc import PR_SET_PDEATHSIG, fork_sibling, prctl
 from guard.semaphore import GONE, take
 from guard.signals import CAUGHT
 from guard.state import State
@@ -204,7 +204,7 @@ def _prepare(nofile: tuple[int, int], output: int | None, needed: set[int]) -> N
     gc.disable()  # nothing here makes cycles, and a collection would copy all that is shared with the primary
     ignored = (number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN)
     for number in (*CAUGHT, *ignored):  # Python's SIGPIPE among them; what is ignored would stay so over exec
-        default_signal(number)
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
     for fd in (1, 2):

@@ -218,15 +218,22 @@ class Launched:
 
     def __init__(self, place: Place, options: Options) -> None:
         self._status: int | None = None
-        output = _output(place)
-        self._output, self._said_before = output, os.fstat(output).st_size
+        self._output = _output(place)
+        self._said_before = os.fstat(self._output).st_size
         self._pid = os.fork()
-        if self._pid:
-            return
+        if self._pid == 0:
+            try:
+                self._become_guard(place, options)
+            except OSError as error:
+                complain(f"can't start guard by {sys.executable}: {error.strerror}")
+            finally:
+                os._exit(BROKEN)
+
+    def _become_guard(self, place: Place, options: Options) -> None:
         os.setsid()
         os.dup2(os.open("/dev/null", os.O_RDWR), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        os.dup2(self._output, 1)
+        os.dup2(self._output, 2)
         given = [word for name in ("--list", "--state", "--key") if name in options.given for word in (name, options.given[name])]
         flags = [name for name in ("--no-standby", "--as-root") if options.has(name)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARD_")}

@@ -12,7 +12,6 @@ import sys
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PRCTL = _LIBC.prctl
 _PRCTL.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)  # bound here: what a child on its way to exec touches is copied
-_SIGNAL = _LIBC.signal
 _SYSCALL = ctypes.PyDLL(None, use_errno=True).syscall  # keeps the interpreter's lock: a forked child goes on with it
 _SYS_CLONE = 120 if sys.maxsize < 1 << 32 else {"x86_64": 56, "ppc64le": 120, "s390x": 120}.get(os.uname().machine, 220)
 _CLONE_PARENT, _SIGCHLD = 0x8000, 17
@@ -28,11 +27,6 @@ def call(name: str, *args: object) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
     return result
-
-
-def default_signal(number: int) -> None:
-    """signal(2) with SIG_DFL, behind the back of Python, whose own needs enums that cost each birth 50 page faults."""
-    _SIGNAL(number, 0)
 
 
 def fork_sibling() -> int:
