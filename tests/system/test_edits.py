@@ -240,11 +240,8 @@ def _waits(folder: Folder, name: str, other: str) -> None:
     wait_until(lambda: folder.rows().get(name, {}).get("problem") == f"waits for {other}", f"{name} waits for {other}")
 
 
-def test_a_renamed_line_of_the_same_file_waits_until_the_old_one_is_gone(folder: Folder) -> None:
-    folder.write_list(_slow(folder, "old"))
-    folder.up()
-    started(folder, "old")
-    folder.write_list(_slow(folder, "new"), "name=marker ./w")
+def _takes_turns(folder: Folder) -> None:
+    """The new name starts when the old one is gone, and the rest of the list does not wait for that."""
     _waits(folder, "new", "old")
     wait_until(lambda: folder.pids()["marker"], "the rest of the list is in force")
     assert folder.instances() == {"old": 1, "marker": 1}
@@ -252,6 +249,14 @@ def test_a_renamed_line_of_the_same_file_waits_until_the_old_one_is_gone(folder:
     runs(folder, "new", "marker")
     started(folder, "new")
     assert not folder.twins()
+
+
+def test_a_renamed_line_of_the_same_file_waits_until_the_old_one_is_gone(folder: Folder) -> None:
+    folder.write_list(_slow(folder, "old"))
+    folder.up()
+    started(folder, "old")
+    folder.write_list(_slow(folder, "new"), "name=marker ./w")
+    _takes_turns(folder)
 
 
 def test_a_line_that_was_renamed_while_no_guard_ran_waits_too(folder: Folder) -> None:
@@ -261,13 +266,7 @@ def test_a_line_that_was_renamed_while_no_guard_ran_waits_too(folder: Folder) ->
     end_both(folder)
     folder.write_list(_slow(folder, "new"), "name=marker ./w")
     folder.guard()
-    _waits(folder, "new", "old")
-    wait_until(lambda: folder.pids()["marker"], "the rest of the list is in force")
-    assert folder.instances() == {"old": 1, "marker": 1}
-    (folder.path / "release").touch()
-    runs(folder, "new", "marker")
-    started(folder, "new")
-    assert not folder.twins()
+    _takes_turns(folder)
 
 
 def test_a_line_that_was_renamed_beside_a_mistake_waits_until_that_is_mended(folder: Folder) -> None:

@@ -97,7 +97,7 @@ def test_a_primary_killed_during_a_birth_without_a_spare(folder: Folder, step: s
     wait_until((folder.path / "fault-done").exists, "the fault happened")
     folder.wait_up()
     assert folder.log().count("took over") == 1
-    assert folder.instances() == Counter(names)
+    wait_until(lambda: folder.instances() == Counter(names), "each runs once, past its exec")
     assert not folder.twins()
 
 
@@ -107,7 +107,7 @@ def test_a_server_lost_with_births_on_the_way_loses_and_doubles_none(folder: Fol
     folder.faulty(fault)
     wait_until((folder.path / "fault-done").exists, "the fault happened")
     folder.wait_up()
-    assert folder.instances() == Counter(names)
+    wait_until(lambda: folder.instances() == Counter(names), "each runs once, past its exec")
     assert not folder.twins()
     respawned(folder, "w0")
     assert folder.run("stop").returncode == 0

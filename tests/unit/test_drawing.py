@@ -80,10 +80,10 @@ def word(phase: Phase) -> str:
 
 def explored() -> Iterator[tuple[str, str, str, tuple[Action, ...]]]:
     """Every transition that can be reached from a script's first moment."""
-    todo: list[Phase] = [Waiting(NOW)]
+    unexplored: list[Phase] = [Waiting(NOW)]
     seen: set[str] = set()
-    while todo:
-        phase = todo.pop()
+    while unexplored:
+        phase = unexplored.pop()
         # `seen` tells apart what decides the next step, and not how long it has been so
         killed = isinstance(phase, Stopping) and phase.killed
         kind = f"{word(phase)} {getattr(phase, 'pid', None)} {killed}"
@@ -103,7 +103,7 @@ def explored() -> Iterator[tuple[str, str, str, tuple[Action, ...]]]:
                     differs = killed and actions == (Kill(),) and name != "due"
                     names = (word(each).replace("stopping", "killed") if differs else word(each) for each in (phase, after))
                     yield next(names), name, next(names), actions
-                    todo.append(after)
+                    unexplored.append(after)
 
 
 def known() -> set[Row]:
