@@ -53,9 +53,10 @@ class Suspect:
 class Proc:
     """What /proc/PID/stat says. Times in clock ticks, memory in pages."""
 
-    __slots__ = ("cpu", "ppid", "rss", "session", "start", "state")
+    __slots__ = ("cpu", "name", "ppid", "rss", "session", "start", "state")
 
-    def __init__(self, fields: list[bytes]) -> None:
+    def __init__(self, name: bytes, fields: list[bytes]) -> None:
+        self.name = name
         self.state = fields[0].decode()
         self.ppid, self.session, self.start, self.rss = int(fields[1]), int(fields[3]), int(fields[19]), int(fields[21])
         self.cpu = int(fields[11]) + int(fields[12])
@@ -246,9 +247,10 @@ def read_stat(pid: int) -> Proc | None:
     except OSError:
         return None
     try:
-        fields = os.read(fd, 4096).rpartition(b")")[2].split(None, 22)
+        head, _, tail = os.read(fd, 4096).rpartition(b")")
     except OSError:  # it ended in this moment
         return None
     finally:
         os.close(fd)
-    return Proc(fields) if len(fields) > 21 else None
+    fields = tail.split(None, 22)
+    return Proc(head.partition(b"(")[2], fields) if len(fields) > 21 else None

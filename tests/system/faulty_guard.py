@@ -2,6 +2,7 @@
 
 birth:STEP         the child SIGKILLs the primary right after this step of its birth, once
 spareless:STEP     the same, in a birth that no spare was forked ahead for
+halted:STEP        a child waits behind this step of its birth while there is a file halt
 stuck              the fork server hangs at its third fork, once; a second later it is given up
 serverless         the fork server SIGKILLs itself when it has forked the third child, before it says so, once
 ping:SECONDS       the limit after which a silent primary is replaced
@@ -40,6 +41,17 @@ def birth_fault(fatal: str) -> None:
     birth.at = at
 
 
+def halt(where: str) -> None:
+    """The test takes the file away when it has seen enough."""
+
+    def at(step: str) -> None:
+        while step == where and Path("halt").exists():
+            Path("halted").touch()
+            time.sleep(0.005)
+
+    birth.at = at
+
+
 def first_time() -> bool:
     """Whether the fault has not happened yet."""
     try:
@@ -72,6 +84,8 @@ def switch_on(fault: str) -> None:
     kind, _, value = fault.partition(":")
     if kind == "birth":
         birth_fault(value)
+    elif kind == "halted":
+        halt(value)
     elif kind == "spareless":
         birth_fault(value)
         vars(birth)["Server"]._fork_spare = lambda _self: None

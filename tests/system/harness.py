@@ -98,15 +98,25 @@ class Folder:
         return guard
 
     def wait_up(self, count: int | None = None, limit_s: float = 30.0) -> None:
-        """Waits until guard runs with a standby and all scripts run."""
+        """Waits until guard runs with a standby and all scripts run, and have come to the `exec` that is their last line."""
 
         def ready() -> bool:
             found = self.status()
             rows = found["scripts"]
             running = [row for row in rows if row["state"] == "running" and row["pid"]]
-            return bool(found["guard"]["standby"] and rows and len(running) == (len(rows) if count is None else count))
+            if not found["guard"]["standby"] or not rows or len(running) != (len(rows) if count is None else count):
+                return False
+            return all(self.settled(row["pid"]) for row in running)
 
         wait_until(ready, "all scripts run", limit_s)
+
+    def settled(self, pid: int) -> bool:
+        """Whether a script has come to the `exec` that is its last line; one without such a line has at once."""
+        try:
+            script = self.path / Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+            return not script.is_file() or not script.read_text().splitlines()[-1].startswith("exec ")
+        except OSError:
+            return False  # it ended in this moment
 
     def run(self, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         """One command of guard, to its end."""

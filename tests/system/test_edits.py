@@ -34,8 +34,13 @@ def text(lines: tuple[str, ...]) -> str:
 
 
 def runs(folder: Folder, *names: str) -> dict[str, int | None]:
-    """Waits until exactly these scripts are there and run; their pids."""
-    wait_until(lambda: set(folder.pids()) == set(names) and all(folder.pids().values()), f"exactly {names} run", 40)
+    """Waits until exactly these scripts are there and run, and have left their trace; their pids."""
+
+    def ready() -> bool:
+        pids = folder.pids()
+        return set(pids) == set(names) and all(pid and folder.settled(pid) for pid in pids.values())
+
+    wait_until(ready, f"exactly {names} run", 40)
     return folder.pids()
 
 

@@ -119,6 +119,16 @@ def test_after_holds_back_the_first_start(folder: Folder) -> None:
     assert folder.log().index("first[") < folder.log().index("second[")
 
 
+def test_a_script_is_running_from_its_exec_on_and_not_before(folder: Folder) -> None:
+    folder.workers(1)
+    (folder.path / "halt").touch()
+    folder.faulty("halted:exec")
+    wait_until((folder.path / "halted").exists, "its birth has come to its exec")
+    assert (folder.rows()["w0"]["state"], folder.pids()["w0"], folder.run("status").returncode) == ("waiting", None, 1)
+    (folder.path / "halt").unlink()
+    folder.wait_up()
+
+
 @pytest.mark.parametrize("fault", [None, "nochildren"])
 def test_a_leftover_in_the_way_of_a_respawn_is_ended_first(folder: Folder, fault: str | None) -> None:
     folder.script("parent", "#!/bin/sh\nsetsid sleep 1000007 &\necho $! >> children\nexec sleep 1000000\n")

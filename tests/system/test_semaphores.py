@@ -174,6 +174,7 @@ def test_a_line_without_a_semaphore_says_so_and_runs_when_there_is_room(folder: 
     row = folder.rows()["w2"]
     assert "no System V semaphores are left (this is not about disk space)" in row["problem"]
     assert "ipcs -s" in row["problem"]
+    folder.wait_up(2)
     assert folder.instances() == Counter({"w0": 1, "w1": 1})
     at_most(32000)
     folder.wait_up(3)

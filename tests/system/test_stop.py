@@ -179,9 +179,11 @@ def test_guard_killed_in_the_middle_of_a_stop_finishes_it(folder: Folder) -> Non
 
 
 def test_scripts_end_in_the_reverse_order_of_after(folder: Folder) -> None:
-    folder.script("slow", "#!/bin/sh\ntrap 'echo \"$GUARD_NAME\" >> ended; exit' TERM\nwhile :; do sleep 0.05; done\n")
+    text = "#!/bin/sh\ntrap 'echo \"$GUARD_NAME\" >> ended; exit' TERM\necho up >> up\nwhile :; do sleep 0.05; done\n"
+    folder.script("slow", text)
     folder.write_list("name=base ./slow", "name=middle after=base ./slow", "name=top after=middle ./slow")
     folder.up()
+    wait_until(lambda: len(_lines(folder.path / "up")) == 3, "each has its trap")
     assert folder.run("stop").returncode == 0
     assert _lines(folder.path / "ended") == ["top", "middle", "base"]
 
