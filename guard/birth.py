@@ -22,7 +22,7 @@ import struct
 from dataclasses import dataclass
 from typing import NoReturn
 
-from guard.kin import myself
+from guard.kin import SERVER_TITLE, SPARE_TITLE, myself
 from guard.libc import PR_SET_PDEATHSIG, fork_sibling, prctl
 from guard.semaphore import GONE, take
 from guard.signals import CAUGHT
@@ -85,7 +85,7 @@ class Server:
         try:
             _die_with(self.parent)
             signal.set_wakeup_fd(-1)
-            title(f"guard: fork server {self.place}")
+            title(f"{SERVER_TITLE} {self.place}")
             _prepare(nofile, output, {self.plans, self.answers, self.failures, self.state.fd})
             self._serve()
         except BaseException:
@@ -145,7 +145,7 @@ class Server:
     def _wait(self, reader: int) -> NoReturn:
         """In the spare: goes once through what a birth does, so that the memory it writes is copied ahead; then waits."""
         _die_with(self.parent)
-        title(f"guard: spare {self.place}")
+        title(f"{SPARE_TITLE} {self.place}")
         with contextlib.suppress(OSError):
             take(marshal.loads(marshal.dumps(-1)))  # noqa: S302 - our own
         _write_record(self.state, "")

@@ -142,7 +142,9 @@ class ForkServer:
         while len(pids) < count:
             chunk = b""
             if self.pid is not None:
-                if not select.select([self._answers], [], [], LIMIT_S)[0]:
+                poll = select.poll()  # select() knows no descriptor over 1023
+                poll.register(self._answers, select.POLLIN)
+                if not poll.poll(LIMIT_S * 1000):
                     os.kill(self.pid, signal.SIGKILL)
                 chunk = os.read(self._answers, READ_BYTES)
             pids += [pid for (pid,) in ANSWER.iter_unpack(chunk)] or [-errno.EPIPE] * (count - len(pids))

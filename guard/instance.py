@@ -257,6 +257,8 @@ def end(kin: Kin) -> None:
     try:
         signal_kin(kin, signal.SIGKILL)
         if identify(kin.pid) == kin:
-            select.select([fd], [], [])
+            poll = select.poll()  # select() knows no descriptor over 1023
+            poll.register(fd, select.POLLIN)
+            poll.poll()
     finally:
         os.close(fd)

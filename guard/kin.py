@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 MARKER = b"GUARD_KEY="
+SERVER_TITLE, SPARE_TITLE = "guard: fork server", "guard: spare"
+_UNBORN = tuple(title.encode()[:15] for title in (SERVER_TITLE, SPARE_TITLE))  # so much of a name is kept: prctl(2)
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FREEZE_ROUNDS = 50
 
@@ -53,10 +55,10 @@ class Suspect:
 class Proc:
     """What /proc/PID/stat says. Times in clock ticks, memory in pages."""
 
-    __slots__ = ("cpu", "name", "ppid", "rss", "session", "start", "state")
+    __slots__ = ("cpu", "ppid", "rss", "session", "start", "state", "unborn")
 
     def __init__(self, name: bytes, fields: list[bytes]) -> None:
-        self.name = name
+        self.unborn = name.startswith(_UNBORN)  # a child of the fork server on its way to exec, which may fail
         self.state = fields[0].decode()
         self.ppid, self.session, self.start, self.rss = int(fields[1]), int(fields[3]), int(fields[19]), int(fields[21])
         self.cpu = int(fields[11]) + int(fields[12])

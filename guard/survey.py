@@ -14,7 +14,6 @@ from guard.state import GUARD_RECORD, STANDBY_RECORD, Record, State
 
 VERSION = 1
 UP = ("running", "resting")
-UNBORN = (b"guard: fork ser", b"guard: spare ")  # as guard.birth titles them; the kernel keeps 15 bytes
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Row = dict[str, object]
@@ -123,11 +122,8 @@ def _truth(noted: str, proc: Proc | None, guarded: bool) -> str:
 
 
 def _living(kin: Kin | None) -> Proc | None:
-    """A script's own process; None while a child of the fork server is still on its way to be one (its exec may fail)."""
     proc = read_stat(kin.pid) if kin else None
-    if proc is None or kin is None or proc.start != kin.start or proc.state in "ZX" or proc.name.startswith(UNBORN):
-        return None
-    return proc
+    return proc if proc and kin and proc.start == kin.start and proc.state not in "ZX" and not proc.unborn else None
 
 
 def _holds(key: int, pid: int) -> bool:

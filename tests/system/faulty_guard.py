@@ -46,7 +46,7 @@ def halt(where: str) -> None:
 
     def at(step: str) -> None:
         while step == where and Path("halt").exists():
-            Path("halted").touch()
+            Path(f"halted.{os.getpid()}").touch()
             time.sleep(0.005)
 
     birth.at = at

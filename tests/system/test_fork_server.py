@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from collections import Counter
 
 import psutil
 import pytest
 
-from guard.birth import STEPS
 from tests.system.harness import Folder, wait_until
 
 KINDS = ("fork server", "spare")
@@ -90,17 +90,6 @@ def test_nothing_of_guard_is_left_when_the_primary_is_killed_alone(folder: Folde
     assert folder.instances() == {"w0": 1, "w1": 1}
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_primary_killed_during_a_birth_without_a_spare(folder: Folder, step: str) -> None:
-    names = folder.workers(5)
-    folder.faulty(f"spareless:{step}")
-    wait_until((folder.path / "fault-done").exists, "the fault happened")
-    folder.wait_up()
-    assert folder.log().count("took over") == 1
-    wait_until(lambda: folder.instances() == Counter(names), "each runs once, past its exec")
-    assert not folder.twins()
-
-
 @pytest.mark.parametrize("fault", ["serverless", "stuck"])
 def test_a_server_lost_with_births_on_the_way_loses_and_doubles_none(folder: Folder, fault: str) -> None:
     names = folder.workers(40, "retry=0")
@@ -122,3 +111,26 @@ def test_an_environment_too_long_for_the_spare_is_handed_on_whole(folder: Folder
     folder.up()
     written = {folder.path / f"out{number}": f"{value}{number}" for number in range(12)}
     wait_until(lambda: all(file.exists() and file.read_text() == text for file, text in written.items()), "all of it")
+
+
+def test_guard_goes_on_when_all_low_descriptors_are_in_use(folder: Folder) -> None:
+    folder.workers(2, "retry=0")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    many = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]  # as many as pidfds of adopted scripts would be
+    try:
+        folder.guard(pass_fds=many)
+    finally:
+        for fd in many:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    folder.wait_up()
+    before = folder.pids()["w0"]
+    assert before
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: folder.pids()["w0"] not in (None, before), "it runs again")
+    (folder.path / ".guard").rename(folder.path / "moved")  # then the standby is ended and another one made
+    folder.logged("made anew")
+    folder.wait_up()
+    assert "took over" not in folder.log()
+    assert "Traceback" not in folder.log()

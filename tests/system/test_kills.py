@@ -81,10 +81,11 @@ def test_of_fifty_guards_started_at_once_one_stays(folder: Folder) -> None:
     assert len(folder.journal()) == TWENTY
 
 
+@pytest.mark.parametrize("birth", ["birth", "spareless"])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_primary_killed_during_a_birth_neither_doubles_nor_loses_a_script(folder: Folder, step: str) -> None:
+def test_a_primary_killed_during_a_birth_neither_doubles_nor_loses_a_script(folder: Folder, step: str, birth: str) -> None:
     names = folder.workers(5)
-    folder.faulty(f"birth:{step}")
+    folder.faulty(f"{birth}:{step}")
     wait_until((folder.path / "fault-done").exists, "the fault happened")
     folder.wait_up()
     assert folder.log().count("took over") == 1

@@ -120,11 +120,12 @@ def test_after_holds_back_the_first_start(folder: Folder) -> None:
 
 
 def test_a_script_is_running_from_its_exec_on_and_not_before(folder: Folder) -> None:
-    folder.workers(1)
+    folder.workers(3)  # one born by the spare, the others without
     (folder.path / "halt").touch()
     folder.faulty("halted:exec")
-    wait_until((folder.path / "halted").exists, "its birth has come to its exec")
-    assert (folder.rows()["w0"]["state"], folder.pids()["w0"], folder.run("status").returncode) == ("waiting", None, 1)
+    wait_until(lambda: len(list(folder.path.glob("halted.*"))) == 3, "their births have come to their exec")
+    assert {(row["state"], row["pid"]) for row in folder.rows().values()} == {("waiting", None)}
+    assert folder.run("status").returncode == 1
     (folder.path / "halt").unlink()
     folder.wait_up()
 
