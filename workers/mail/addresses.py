@@ -14,6 +14,7 @@ MAX_DOMAIN_BYTES = 255  # RFC 5321 4.5.3.1.2
 MAX_ADDRESS_BYTES = 254  # a path is 256 octets with its angle brackets, RFC 5321 4.5.3.1.3
 ATOM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-/=?^_`{|}~.")
 DOMAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+LINE_ENDS = "\u2028\u2029"  # not control characters, yet many programs end a line there
 LITERAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:.-")
 
 
@@ -22,24 +23,51 @@ class AddressError(ValueError):
 
 
 def check_address(text: str) -> str:
-    """`local@domain` as it may stand between the angle brackets of MAIL and RCPT (RFC 5321 4.1.2).
+    """`local@domain` as it may stand between the angle brackets of MAIL and RCPT (RFC 5321 4.1.2, RFC 6531 3.3).
 
-    A non-ASCII domain comes back as A-labels. Raises AddressError.
+    A non-ASCII domain comes back as A-labels; a non-ASCII local part stays, see needs_smtputf8. Raises AddressError.
     """
-    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+    if any(sign < " " or "\x7f" <= sign <= "\x9f" or sign in LINE_ENDS for sign in text):
         raise AddressError(f"address {text!r}: a control character (such as CR, LF or NUL) is not allowed")
     local, at, domain = text.rpartition("@")
     if not at or not local or not domain:
         raise AddressError(f"address {text!r}: needs the form local@domain")
     if local.startswith("-"):
         raise AddressError(f"address {text!r}: starts with a dash; options stand before the recipients")
-    if not (_is_quoted(local) or all(sign in ATOM for sign in local)):
-        why = "quotes are needed around" if local.isascii() else "this version can't send (no SMTPUTF8)"
-        raise AddressError(f"address {text!r}: {why} {local!r}")
-    domain = _domain(text, domain)
-    if len(local) > MAX_LOCAL_BYTES or len(domain) > MAX_DOMAIN_BYTES or len(local) + len(domain) >= MAX_ADDRESS_BYTES:
+    if not (_is_quoted(local) or all(sign in ATOM or (sign > "\x7f" and not sign.isspace()) for sign in local)):
+        raise AddressError(f"address {text!r}: quotes are needed around {local!r}")
+    try:
+        local_bytes = len(local.encode())
+        domain = check_domain(domain)
+    except UnicodeEncodeError:  # bytes of the command line or a header that are not UTF-8 come as surrogates
+        raise AddressError(f"address {text!r}: is not valid UTF-8") from None
+    except AddressError as error:
+        raise AddressError(f"address {text!r}: {error}") from None
+    if local_bytes > MAX_LOCAL_BYTES or local_bytes + len(domain) >= MAX_ADDRESS_BYTES:
         raise AddressError(f"address {text[:60]!r}…: too long; {MAX_LOCAL_BYTES} octets before the @, {MAX_ADDRESS_BYTES} in all")
     return f"{local}@{domain}"
+
+
+def check_domain(text: str) -> str:
+    """A domain name or address literal such as [192.0.2.1], with A-labels for what is not ASCII. Raises AddressError."""
+    domain = text
+    if len(domain) > MAX_DOMAIN_BYTES:  # before the conversion, whose time grows with the square of the length
+        raise AddressError(f"{text[:60]!r}… is too long for a domain name: {MAX_DOMAIN_BYTES} octets")
+    if not domain.isascii():
+        try:
+            domain = domain.encode("idna").decode("ascii")
+        except UnicodeError:
+            domain = ""
+    if domain[:1] == "[" and domain[-1] == "]" and LITERAL.issuperset(domain[1:-1]):
+        return domain
+    if not domain or not DOMAIN.issuperset(domain) or domain[0] in ".-" or ".." in domain:
+        raise AddressError(f"{text!r} is no domain name")
+    return domain
+
+
+def needs_smtputf8(address: str) -> bool:
+    """Whether only a relay with SMTPUTF8 (RFC 6531) can take the address: its local part is not ASCII."""
+    return not address.rpartition("@")[0].isascii()
 
 
 def expand_recipient(text: str, aliases: Mapping[str, list[str]], host: str) -> list[str]:
@@ -114,7 +142,7 @@ def _keep(found: list[str], plain: str, angle: str | None) -> None:
 
 
 def _is_quoted(local: str) -> bool:
-    if len(local) < 3 or local[0] != '"' or local[-1] != '"' or not local.isascii():
+    if len(local) < 3 or local[0] != '"' or local[-1] != '"':
         return False
     escaped = False
     for sign in local[1:-1]:
@@ -122,16 +150,3 @@ def _is_quoted(local: str) -> bool:
             return False
         escaped = sign == "\\" and not escaped
     return not escaped
-
-
-def _domain(address: str, domain: str) -> str:
-    if not domain.isascii():
-        try:
-            domain = domain.encode("idna").decode("ascii")
-        except UnicodeError:
-            raise AddressError(f"address {address!r}: {domain!r} is no domain name") from None
-    if domain[0] == "[" and domain[-1] == "]" and all(sign in LITERAL for sign in domain[1:-1]):
-        return domain
-    if not all(sign in DOMAIN for sign in domain) or domain[0] in ".-" or ".." in domain:
-        raise AddressError(f"address {address!r}: {domain!r} is no domain name")
-    return domain

@@ -10,48 +10,158 @@ import os
 import pwd
 
 from workers.mail.errors import CONFIG, NOT_ALLOWED, Refused
-from workers.mail.values import expand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
 SYSTEM_FILE = "/etc/semguard/mail.toml"
 ROOT_STATE = "/var/lib/semguard"
 MAX_AGE_S = 5 * 86400.0
+WARN_AFTER_S = 4 * 3600.0
 MAX_SIZE_BYTES = 50 * 1024**2
+KEEP_SENT_S = 30 * 86400.0
+NORMAL = "normal"  # the priority of a mail that names none
+MAILDIR = "maildir"  # the lane of mail that no relay takes
+EVERYBODY = "*"  # the identity of senders without one of their own
 
 
 class Relay:
-    """One mail relay: where it is and how to log in. `tls` is tls, starttls, opportunistic or none."""
+    """One mail relay: where it is, how to log in, how much it takes. `tls` is tls, starttls, opportunistic or none.
 
-    __slots__ = ("hidden_names", "host", "password_command", "password_file", "port", "tls", "user")
+    `name` is its lane: "relay", "route:example.net" or "identity:app@example.org". `rate` is in mails per second,
+    None without a limit; `fingerprint` is the lower-case hex SHA-256 of the server's certificate (DER). Files are
+    absolute paths of PEM: own CA bundle, client certificate and its key. What the constructor does not take has its default.
+    """
 
-    def __init__(self, host: str, port: int, tls: str) -> None:
+    __slots__ = (
+        "auth_pause_s",
+        "ca_file",
+        "cert_file",
+        "connections",
+        "fingerprint",
+        "hidden_names",
+        "host",
+        "key_file",
+        "mails_per_connection",
+        "name",
+        "password_command",
+        "password_file",
+        "port",
+        "rate",
+        "recipients",
+        "tls",
+        "token_command",
+        "user",
+    )
+
+    def __init__(self, *, host: str, port: int, tls: str, name: str = "relay") -> None:
+        self.name = name
         self.host = host
         self.port = port
         self.tls = tls
         self.user: str | None = None
         self.password_command: str | None = None
         self.password_file: str | None = None
-        self.hidden_names: frozenset[str] = frozenset()  # variables named in mail.toml: kept from password_command
+        self.token_command: str | None = None
+        self.hidden_names: frozenset[str] = frozenset()  # variables named in mail.toml: kept from the commands
+        self.connections = 20
+        self.mails_per_connection = 100
+        self.recipients = 100
+        self.rate: float | None = None
+        self.auth_pause_s = 1800.0
+        self.fingerprint: str | None = None
+        self.ca_file: str | None = None
+        self.cert_file: str | None = None
+        self.key_file: str | None = None
+
+
+class Dkim:
+    """With which key a sender's mail is signed: its selector in DNS, and the absolute path of the private key."""
+
+    __slots__ = ("key_file", "selector")
+
+    def __init__(self, selector: str, key_file: str) -> None:
+        self.selector = selector
+        self.key_file = key_file
+
+
+class Identity:
+    """What holds for one sender. `address` is in lower case, or "*" for all; `relay` is None when it names none."""
+
+    __slots__ = ("address", "dkim", "name", "relay", "reply_to")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.relay: Relay | None = None
+        self.name: str | None = None
+        self.reply_to: str | None = None
+        self.dkim: Dkim | None = None
 
 
 class Config:
-    """What is in force. Paths are absolute; `path` is the file read, or None when defaults rule."""
+    """What is in force. Paths are absolute; `path` is the file read, or None when defaults rule.
 
-    __slots__ = ("aliases", "database", "delivered", "max_age_s", "max_size_bytes", "path", "relay", "state")
+    `domain` stands behind a bare local name, `helo` is said to relays. `warn_after_s` is None for never. `routes` are by
+    recipient domain (lower case, A-labels, no dot at the end), `identities` by sender address in lower case, or "*".
+    """
+
+    __slots__ = (
+        "aliases",
+        "database",
+        "delivered",
+        "domain",
+        "group",
+        "helo",
+        "identities",
+        "keep_sent_s",
+        "max_age_s",
+        "max_size_bytes",
+        "path",
+        "priorities",
+        "relay",
+        "routes",
+        "state",
+        "templates",
+        "unknown",
+        "warn_after_s",
+    )
 
     def __init__(self, path: str | None, state: str) -> None:
         self.path = path
         self.state = state
         self.database = os.path.join(state, "mail", "spool.db")
         self.delivered = os.path.join(state, "mail", "delivered")
+        self.domain = self.helo = os.uname().nodename
         self.max_age_s = MAX_AGE_S
+        self.warn_after_s: float | None = WARN_AFTER_S
         self.max_size_bytes = MAX_SIZE_BYTES
+        self.keep_sent_s = KEEP_SENT_S
+        self.unknown = "resend"
+        self.group: str | None = None
+        self.templates = os.path.join(os.path.dirname(path) if path else os.path.join(state, "mail"), "templates")
+        self.priorities = {"now": 0, NORMAL: 5, "bulk": 9}
         self.aliases: dict[str, list[str]] = {}
         self.relay: Relay | None = None
+        self.routes: dict[str, Relay] = {}
+        self.identities: dict[str, Identity] = {}
+
+    def lane(self, sender: str, recipient: str) -> str:
+        """The name of the relay for this mail: a route beats an identity beats the relay; "maildir" when there is none."""
+        relay = self.routes.get(recipient.rpartition("@")[2].rstrip(".").lower())
+        if relay is None:
+            identity = self.identity(sender)
+            relay = (identity and identity.relay) or self.relay
+        return relay.name if relay else MAILDIR
+
+    def relays(self) -> dict[str, Relay]:
+        """All relays by the name of their lane."""
+        own = [identity.relay for identity in self.identities.values()]
+        return {relay.name: relay for relay in (self.relay, *self.routes.values(), *own) if relay}
+
+    def identity(self, sender: str) -> Identity | None:
+        """The sender's own identity, else the one for all, else None. An own one takes nothing from the one for all."""
+        return self.identities.get(sender.rstrip(".").lower()) or self.identities.get(EVERYBODY)
 
 
 def load(explicit: str | None = None) -> Config:
@@ -68,9 +178,14 @@ def load(explicit: str | None = None) -> Config:
             raise Refused(CONFIG, f"{why}: name a config with --config or $MAIL_CONFIG, and in it spool.state")
         return Config(None, state)
     from workers.mail.schema import configure
+    from workers.mail.values import expand_all
 
     names: set[str] = set()
-    table = _expanded(path, "", _parse(path, _read(path)), os.environ, names)
+    parsed = _parse(path, _read(path))
+    try:
+        table = expand_all("", parsed, os.environ, names)
+    except ValueError as error:
+        raise Refused(CONFIG, f"{path}: {error}") from None
     return configure(path, state, table, frozenset(names))
 
 
@@ -129,17 +244,3 @@ def _parse(path: str, text: bytes) -> dict[str, Any]:
         return tomllib.loads(words)
     except tomllib.TOMLDecodeError as error:
         raise Refused(CONFIG, f"{path}: not TOML: {error}") from None
-
-
-def _expanded(path: str, key: str, value: Any, environment: Mapping[str, str], names: set[str]) -> Any:
-    if isinstance(value, dict):
-        inner = {name: (f"{key}.{name}" if key else name) for name in value}
-        return {name: _expanded(path, inner[name], value[name], environment, names) for name in value}
-    if isinstance(value, list):
-        return [_expanded(path, key, item, environment, names) for item in value]
-    if not isinstance(value, str):
-        return value
-    try:
-        return expand(value, environment, names)
-    except ValueError as error:
-        raise Refused(CONFIG, f"{path}: {key}: needs {error}") from None

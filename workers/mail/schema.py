@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 
-from workers.mail.addresses import AddressError, check_address
-from workers.mail.config import Config, Relay
+from workers.mail import values
+from workers.mail.addresses import AddressError, check_address, check_domain
+from workers.mail.config import NORMAL, Config, Relay
 from workers.mail.errors import CONFIG, Refused
-from workers.mail.values import duration_s, size_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,25 +20,33 @@ if TYPE_CHECKING:
 
     Value = TypeVar("Value")
 
+SECTIONS = ("spool", "aliases", "relay", "routes", "identity")
+LATER = ("imap",)
+SPOOL_KEYS = (
+    "state",  # moves the whole state folder (database and Maildir), which is also how tests stay inside their own
+    "database",
+    "domain",
+    "helo",
+    "max_age",
+    "warn_after",
+    "max_size",
+    "keep_sent",
+    "unknown",
+    "group",
+    "templates",
+    "priorities",
+)
+SECRET_KEYS = ("password_command", "password_file", "token_command")
+LOGIN_KEYS = ("user", *SECRET_KEYS)
+CERTIFICATE_KEYS = ("cert_file", "key_file")
+LIMIT_KEYS = ("connections", "mails_per_connection", "recipients", "rate", "auth_pause")
+RELAY_KEYS = ("host", "port", "tls", *LOGIN_KEYS, *LIMIT_KEYS, "fingerprint", "ca_file", *CERTIFICATE_KEYS)
 TLS_PORTS = {"tls": 465, "starttls": 587, "opportunistic": 25, "none": 25}  # RFC 8314 3.3, RFC 6409 3.1, RFC 5321
-KNOWN = {
-    # `state` moves the whole state folder (database and Maildir), which is also how tests stay inside their own
-    "spool": ("state", "database", "max_size", "max_age"),
-    "relay": ("host", "port", "tls", "user", "password_command", "password_file"),
-}
-LATER = {
-    "": ("routes", "identity", "imap"),
-    "spool": ("domain", "helo", "warn_after", "keep_sent", "unknown", "group", "templates", "priorities"),
-    "relay": (
-        "token_command",
-        "connections",
-        "mails_per_connection",
-        "recipients",
-        "rate",
-        "auth_pause",
-        "fingerprint",
-    ),
-}
+MOST_CONNECTIONS = 1000
+MOST_RECIPIENTS = 500
+LAST_PRIORITY = 9
+WITHOUT_RELAY = "the name of the relay; without a [relay] section mail goes into a Maildir"
+KINDS = {str: "text in quotes", int: "a number without quotes", dict: "a table: { … }"}
 
 
 def configure(path: str, default_state: str | None, table: dict[str, Any], names: frozenset[str]) -> Config:
@@ -46,37 +54,89 @@ def configure(path: str, default_state: str | None, table: dict[str, Any], names
 
     Raises Refused(78) naming file, key and what is allowed.
     """
-    _refuse_unknown(path, "", table, ("spool", "aliases", "relay"))
-    spool = _Section(path, "spool", table)
-    state = spool.path("state") or default_state
+    for key in LATER:
+        if key in table:
+            raise Refused(CONFIG, f"{path}: {key}: not yet known in this version; known are {', '.join(SECTIONS)}")
+    top = Section(path, "", table, SECTIONS)
+    spool = top.inner("spool", SPOOL_KEYS)
+    state = spool.path("state", default_state)
     if state is None:
         raise spool.mistake("state", "the path of a folder: this user has no home in passwd")
     config = Config(path, state)
-    config.database = spool.path("database") or config.database
-    config.max_age_s = spool.take("max_age", duration_s, str) or config.max_age_s
-    config.max_size_bytes = spool.take("max_size", size_bytes, str) or config.max_size_bytes
+    _read_spool(config, spool)
     config.aliases = _aliases(path, table.get("aliases", {}))
     if "relay" in table:
-        config.relay = _relay(_Section(path, "relay", table), names)
+        config.relay = read_relay(top.inner("relay", RELAY_KEYS), "relay", names, WITHOUT_RELAY)
+    if "routes" in table or "identity" in table:
+        from workers.mail.routes import read_identities, read_routes  # most files have none, and each sendmail reads them
+
+        config.routes = read_routes(top.inner("routes", None), names)
+        config.identities = read_identities(top.inner("identity", None), table.get("relay"), names)
     return config
 
 
-def _relay(section: _Section, names: frozenset[str]) -> Relay:
-    host = section.take("host", _host, str)
+def read_relay(section: Section, name: str, hidden_names: frozenset[str], why_host: str) -> Relay:
+    """The relay that a table describes, as lane `name`. Raises Refused."""
+    host = section.take("host", values.host, str, None)
     if host is None:
-        raise section.mistake("host", "the name of the relay; without a [relay] section mail goes into a Maildir")
-    tls = section.take("tls", _tls, str) or "starttls"
-    relay = Relay(host, section.take("port", _port, int) or TLS_PORTS[tls], tls)
-    relay.user = section.take("user", _line, str)
-    relay.password_command = section.take("password_command", _line, str)
-    relay.password_file = section.path("password_file")
-    relay.hidden_names = names
-    secrets = (relay.password_command is not None) + (relay.password_file is not None)
-    if relay.user is None and secrets:
-        raise section.mistake("user", "the login name that goes with the password")
-    if relay.user is not None and secrets != 1:
-        raise section.mistake("user", "exactly one of password_command and password_file beside it")
+        raise section.mistake("host", why_host)
+    tls = section.take("tls", values.choice(*TLS_PORTS), str, "starttls")
+    relay = Relay(host=host, port=section.take("port", values.whole(1, 65535), int, TLS_PORTS[tls]), tls=tls, name=name)
+    _read_login(relay, section)
+    relay.hidden_names = hidden_names
+    relay.connections = section.take("connections", values.whole(1, MOST_CONNECTIONS), int, relay.connections)
+    relay.mails_per_connection = section.take("mails_per_connection", values.whole(1, None), int, relay.mails_per_connection)
+    relay.recipients = section.take("recipients", values.whole(1, MOST_RECIPIENTS), int, relay.recipients)
+    relay.rate = section.take("rate", values.rate_per_s, str, None)
+    relay.auth_pause_s = section.take("auth_pause", values.duration_s, str, relay.auth_pause_s)
+    relay.fingerprint = section.take("fingerprint", values.fingerprint, str, None)
+    relay.ca_file = section.path("ca_file", None)
+    relay.cert_file = section.path("cert_file", None)
+    relay.key_file = section.path("key_file", None)
+    if (relay.cert_file is None) != (relay.key_file is None):
+        missing = "cert_file" if relay.cert_file is None else "key_file"
+        raise section.mistake(missing, "the path of a PEM file: cert_file and key_file go together")
+    if tls == "none" and (relay.fingerprint or relay.ca_file or relay.cert_file):
+        raise section.mistake("tls", '"tls", "starttls" or "opportunistic" beside fingerprint, ca_file and cert_file')
     return relay
+
+
+def _read_login(relay: Relay, section: Section) -> None:
+    relay.user = section.take("user", values.words, str, None)
+    relay.password_command = section.take("password_command", values.line, str, None)
+    relay.password_file = section.path("password_file", None)
+    relay.token_command = section.take("token_command", values.line, str, None)
+    secrets = sum(key in section.table for key in SECRET_KEYS)
+    if relay.user is None and secrets:
+        raise section.mistake("user", "the login name that goes with the password or token")
+    if relay.user is not None and secrets != 1:
+        raise section.mistake("user", f"exactly one of {', '.join(SECRET_KEYS)} beside it")
+
+
+def _read_spool(config: Config, spool: Section) -> None:
+    if "://" in spool.take("database", values.line, str, ""):
+        raise spool.mistake("database", "the path of a file: other databases are not yet known in this version")
+    config.database = spool.path("database", config.database)
+    config.domain = spool.take("domain", _domain, str, config.domain)
+    config.helo = spool.take("helo", _domain, str, config.domain)
+    config.max_age_s = spool.take("max_age", values.duration_s, str, config.max_age_s)
+    config.warn_after_s = spool.take("warn_after", values.duration_or_never_s, str, config.warn_after_s)
+    config.max_size_bytes = spool.take("max_size", values.size_bytes, str, config.max_size_bytes)
+    config.keep_sent_s = spool.take("keep_sent", values.duration_s, str, config.keep_sent_s)
+    config.unknown = spool.take("unknown", values.choice("resend", "hold"), str, config.unknown)
+    config.group = spool.take("group", _group, str, None)
+    config.templates = spool.path("templates", config.templates)
+    if "priorities" in spool.table:
+        config.priorities = _priorities(spool.inner("priorities", None))
+
+
+def _priorities(section: Section) -> dict[str, int]:
+    for name in section.table:
+        if not name or name.isdigit():
+            raise section.mistake(name, "a name that is no number")
+    if NORMAL not in section.table:
+        raise section.mistake(NORMAL, f"a number from 0 to {LAST_PRIORITY}: the priority of mail that names none")
+    return {name: section.take(name, values.whole(0, LAST_PRIORITY), int, 0) for name in section.table}
 
 
 def _aliases(path: str, table: Any) -> dict[str, list[str]]:
@@ -86,83 +146,75 @@ def _aliases(path: str, table: Any) -> dict[str, list[str]]:
     found = {}
     for name, value in table.items():
         targets = [value] if isinstance(value, str) else value
+        key = values.dotted("aliases", name)
         if "@" in name or not isinstance(targets, list) or not targets:
-            raise Refused(CONFIG, f"{path}: aliases.{name}: needs {allowed}")
+            raise Refused(CONFIG, f"{path}: {key}: needs {allowed}")
         try:
             found[name.lower()] = [check_address(str(target)) for target in targets]
         except AddressError as error:
-            raise Refused(CONFIG, f"{path}: aliases.{name}: {error}; needs {allowed}") from None
+            raise Refused(CONFIG, f"{path}: {key}: {error}; needs {allowed}") from None
     return found
 
 
-class _Section:
-    """One table of mail.toml, which turns a wrong value into a mistake with file, key and what is allowed."""
+def _domain(text: str) -> str:
+    try:
+        return check_domain(text)
+    except AddressError:
+        raise ValueError('the name of a domain or host such as "mail.example.org"') from None
 
-    def __init__(self, path: str, name: str, table: dict[str, Any]) -> None:
+
+def _group(text: str) -> str:
+    import grp
+
+    try:
+        grp.getgrnam(values.words(text))
+    except KeyError:
+        raise ValueError("the name of a group of this host; make it first, with groupadd") from None
+    return text
+
+
+class Section:
+    """One table of mail.toml, which turns a wrong value into a mistake with file, key and what is allowed.
+
+    `known` are its keys; None when they are names that the user chooses. Raises Refused for any other key.
+    """
+
+    def __init__(self, path: str, name: str, table: Any, known: tuple[str, ...] | None) -> None:
         self._path = path
         self._name = name
-        self._values = table.get(name, {})
-        if not isinstance(self._values, dict):
+        if not isinstance(table, dict):
             raise Refused(CONFIG, f"{path}: {name}: needs to be a section: [{name}]")
-        _refuse_unknown(path, name, self._values, KNOWN[name])
+        self.table: dict[str, Any] = table
+        for key in table:
+            if known is not None and key not in known:
+                raise Refused(CONFIG, f"{path}: {values.dotted(name, key)}: unknown; known are {', '.join(known)}")
 
-    def take(self, key: str, read: Callable[[Any], Value], kind: type) -> Value | None:
-        """The value of `key`, read by `read`, which raises ValueError with what is allowed; None when not set."""
-        if key not in self._values:
-            return None
-        value = self._values[key]
+    def inner(self, key: str, known: tuple[str, ...] | None) -> Section:
+        """The table under `key`; an empty one when there is none."""
+        return Section(self._path, values.dotted(self._name, key), self.table.get(key, {}), known)
+
+    def holding(self, table: dict[str, Any], known: tuple[str, ...] | None) -> Section:
+        """A section of the same name with another table."""
+        return Section(self._path, self._name, table, known)
+
+    def take(self, key: str, read: Callable[[Any], Value], kind: type, default: Value) -> Value:
+        """The value of `key`, read by `read`, which raises ValueError with what is allowed; `default` when not set."""
+        if key not in self.table:
+            return default
+        value = self.table[key]
         if type(value) is not kind:  # True is an int for isinstance
-            raise self.mistake(key, "text in quotes" if kind is str else "a number without quotes")
+            raise self.mistake(key, KINDS[kind])
         try:
             return read(value)
         except ValueError as error:
             raise self.mistake(key, str(error)) from None
 
-    def path(self, key: str) -> str | None:
-        """The absolute path that `key` names, seen from the folder of mail.toml; None when not set."""
-        value = self.take(key, _file, str)
-        return None if value is None else os.path.normpath(os.path.join(os.path.dirname(self._path), value))
+    def path(self, key: str, default: Value) -> str | Value:
+        """The absolute path that `key` names, seen from the folder of mail.toml; `default` when not set."""
+        if key not in self.table:
+            return default
+        return os.path.normpath(os.path.join(os.path.dirname(self._path), self.take(key, values.line, str, "")))
 
     def mistake(self, key: str, allowed: str) -> Refused:
         """The exception that says what `key` needs."""
-        return Refused(CONFIG, f"{self._path}: {self._name}.{key}: needs {allowed}")
-
-
-def _line(text: str) -> str:
-    if not text or any(sign in text for sign in "\r\n\0"):
-        raise ValueError("one line of text")
-    return text
-
-
-def _file(text: str) -> str:
-    if "://" in text:
-        raise ValueError("a file: other databases are not yet known in this version")
-    return _line(text)
-
-
-def _host(text: str) -> str:
-    if not text or not text.isascii() or any(sign.isspace() or sign in "/@" for sign in text):
-        raise ValueError('the name or address of a host such as "smtp.example.org"')
-    return text
-
-
-def _tls(text: str) -> str:
-    if text not in TLS_PORTS:
-        raise ValueError('"tls", "starttls", "opportunistic" or "none"')
-    return text
-
-
-def _port(number: int) -> int:
-    if not 0 < number < 65536:
-        raise ValueError("a port from 1 to 65535")
-    return number
-
-
-def _refuse_unknown(path: str, section: str, table: dict[str, Any], known: tuple[str, ...]) -> None:
-    for key in table:
-        name = f"{section}.{key}" if section else key
-        if key in known:
-            continue
-        if key in LATER[section]:
-            raise Refused(CONFIG, f"{path}: {name}: not yet known in this version; known are {', '.join(known)}")
-        raise Refused(CONFIG, f"{path}: {name}: unknown; known are {', '.join(known)}")
+        return Refused(CONFIG, f"{self._path}: {values.dotted(self._name, key)}: needs {allowed}")

@@ -1,4 +1,4 @@
-"""Fetches a password, when it is needed and not before. It is returned, and never logged or put into an error."""
+"""Fetches a password or token, when it is needed and not before. It is returned, and never logged or put into an error."""
 
 from __future__ import annotations
 
@@ -14,18 +14,37 @@ COMMAND_S = 30.0
 
 
 class SecretError(Exception):
-    """No password could be had; the text says why, without it."""
+    """No password or token could be had; the text says why, without it."""
 
 
 def password(relay: Relay) -> str:
     """The first line of the password file, or of what the password command writes. Raises SecretError."""
     if relay.password_file is not None:
-        text = _from_file(relay.password_file)
+        text, source = _from_file(relay.password_file), relay.password_file
+    elif relay.password_command is not None:
+        text, source = _from_command("password_command", relay.password_command, relay.hidden_names), "password_command"
     else:
-        text = _from_command(relay.password_command or "", relay.hidden_names)
+        raise SecretError(f"{relay.name}: has neither password_command nor password_file")
+    return _first_line(text, source)
+
+
+def token(relay: Relay) -> str:
+    """The OAuth access token: the first line of what the token command writes, at each call anew. Raises SecretError.
+
+    Visible ASCII only (RFC 6750 2.1 allows less still): XOAUTH2 and OAUTHBEARER end their fields with control characters.
+    """
+    if relay.token_command is None:
+        raise SecretError(f"{relay.name}: has no token_command")
+    line = _first_line(_from_command("token_command", relay.token_command, relay.hidden_names), "token_command").strip(" \t")
+    if not line or not all("!" <= sign <= "~" for sign in line):
+        raise SecretError("token_command: its first line is no access token: only visible ASCII signs, without spaces")
+    return line
+
+
+def _first_line(text: str, source: str) -> str:
     line = text.split("\n", 1)[0].rstrip("\r")
     if not line:
-        raise SecretError(f"{relay.password_file or 'password_command'}: its first line is empty")
+        raise SecretError(f"{source}: its first line is empty")
     return line
 
 
@@ -44,12 +63,15 @@ def _from_file(path: str) -> str:
         raise SecretError(f"{path}: is not UTF-8") from None
 
 
-def _from_command(command: str, hidden_names: frozenset[str]) -> str:
+def _from_command(key: str, command: str, hidden_names: frozenset[str]) -> str:
     """No shell. Variables that mail.toml takes values from may be secrets, so the child does not get them."""
     environment = {name: value for name, value in os.environ.items() if name not in hidden_names}
     try:
+        words = shlex.split(command)
+        if not words:
+            raise SecretError(f"{key} names no program")
         done = subprocess.run(
-            shlex.split(command),
+            words,
             check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -57,11 +79,11 @@ def _from_command(command: str, hidden_names: frozenset[str]) -> str:
             timeout=COMMAND_S,
         )
         if done.returncode != 0:
-            raise SecretError(f"password_command ended with status {done.returncode}")
+            raise SecretError(f"{key} ended with status {done.returncode}")
         return done.stdout.decode("utf-8")
     except subprocess.TimeoutExpired:
-        raise SecretError(f"password_command did not end within {COMMAND_S:.0f} s") from None
+        raise SecretError(f"{key} did not end within {COMMAND_S:.0f} s") from None
     except UnicodeDecodeError:
-        raise SecretError("password_command wrote something that is not UTF-8") from None
+        raise SecretError(f"{key} wrote something that is not UTF-8") from None
     except (OSError, ValueError) as error:
-        raise SecretError(f"password_command can't be run: {getattr(error, 'strerror', None) or error}") from None
+        raise SecretError(f"{key} can't be run: {getattr(error, 'strerror', None) or error}") from None

@@ -82,7 +82,7 @@ def _list(words: list[str], explicit: str | None) -> int:
     from workers.mail.config import load
     from workers.spool.listing import as_json, as_table, rows
 
-    found = rows(load(explicit).database, sent_too="--all" in flags)
+    found = rows(load(explicit), sent_too="--all" in flags)
     return _print(as_json(found) if "--json" in flags else as_table(found, time.time()))
 
 
@@ -93,7 +93,7 @@ def _count(words: list[str], explicit: str | None) -> int:
     from workers.mail.config import load
     from workers.spool.listing import unsent
 
-    return _print(f"{unsent(load(explicit).database)}\n")
+    return _print(f"{unsent(load(explicit))}\n")
 
 
 def _flags(words: list[str], explicit: str | None, known: tuple[str, ...]) -> tuple[str | None, set[str]]:

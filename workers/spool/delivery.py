@@ -1,4 +1,4 @@
-"""PURE: what an answer means for the recipient and for the relay, and when the next try is due.
+"""PURE: what an answer means for the recipient, the connection and the relay, and when the next try is due.
 
 5xx fails a mail only where it speaks of the mail. At connect, EHLO, STARTTLS and AUTH it speaks of the relay or the
 account, and so do 530, 534, 535 and 538 anywhere: mail waits then, and none is failed for a wrong password.
@@ -6,15 +6,19 @@ account, and so do 530, 534, 535 and 538 anywhere: mail waits then, and none is 
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 LOST = 0  # in place of a reply code: the connection broke or the time was over
 FIRST_RETRY_S = 5.0
 LAST_RETRY_S = 3600.0
-FIRST_PROBE_S = 5.0
-LAST_PROBE_S = 60.0
 RELAY_CODES = frozenset((530, 534, 535, 538))  # RFC 4954 6, RFC 3207 4
 TOO_MANY_RECIPIENTS = frozenset((452, 552))  # RFC 5321 4.5.3.1.10
+LAST_CHANCE_S = 60.0
+WORDS_OF_TIME = re.compile(
+    r"\b(?:again|retry|wait|after|within|in|for)\b[^.;\d]{0,40}?(\d{1,6})\s*(s|sec|second|m|min|minute|h|hour)s?\b", re.IGNORECASE
+)
+UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
 class Step(Enum):
@@ -30,6 +34,9 @@ class Step(Enum):
     DOT = "the final dot"
 
 
+BEFORE_MAIL = (Step.CONNECT, Step.EHLO, Step.STARTTLS, Step.AUTH)
+
+
 class Verdict(Enum):
     """What becomes of one recipient after an attempt."""
 
@@ -38,7 +45,17 @@ class Verdict(Enum):
     FAILED = "failed"
     AGAIN = "again"  # at once, in another transaction; no fault of anyone
     RELAY = "relay"  # the relay's trouble: due as soon as it answers, not counted against the mail
+    EXPIRED = "expired"  # its time is over
     UNKNOWN = "unknown"  # cut off behind the final dot: the relay may have it (RFC 1047)
+
+
+class Effect(Enum):
+    """What an answer to a mail means for its relay."""
+
+    NONE = "none"
+    CUT = "cut"  # the connection broke: trouble when it happens again and again
+    CROWDED = "crowded"  # 421: fewer connections
+    REFUSED = "refused"  # the account or the relay's policy: the breaker opens
 
 
 def judge(step: Step, code: int, *, reused: bool = False, accepted: int = 0) -> Verdict:
@@ -48,7 +65,7 @@ def judge(step: Step, code: int, *, reused: bool = False, accepted: int = 0) -> 
     """
     if step is Step.DOT and not is_final(code):
         return Verdict.UNKNOWN
-    if code in RELAY_CODES or step in (Step.CONNECT, Step.EHLO, Step.STARTTLS, Step.AUTH):
+    if code in RELAY_CODES or step in BEFORE_MAIL:
         return Verdict.RELAY
     if code in (LOST, 421) and step is Step.MAIL and reused:
         return Verdict.AGAIN  # a relay closes what was idle for long; a fresh connection tells
@@ -61,10 +78,15 @@ def judge(step: Step, code: int, *, reused: bool = False, accepted: int = 0) -> 
     return Verdict.DEFERRED
 
 
-def troubles_relay(step: Step, code: int, *, reused: bool = False) -> bool:
-    """Whether the relay gets a pause after this, so that a queue full of mail does not hammer it."""
-    verdict = judge(step, code, reused=reused)
-    return verdict is Verdict.RELAY or (code in (LOST, 421) and verdict is not Verdict.AGAIN)
+def effect(step: Step, code: int, *, reused: bool = False) -> Effect:
+    """What the answer means for the relay, whatever it means for the mail."""
+    if code in RELAY_CODES:
+        return Effect.REFUSED
+    if step is Step.MAIL and reused and code == LOST:
+        return Effect.NONE
+    if code == 421:
+        return Effect.CROWDED
+    return Effect.NONE if is_final(code) or (code == 354 and step is Step.DATA) else Effect.CUT
 
 
 def closes(code: int) -> bool:
@@ -77,30 +99,39 @@ def is_final(code: int) -> bool:
     return 200 <= code < 300 or 400 <= code < 600
 
 
+def again_in_s(text: str) -> float | None:
+    """The pause that an answer such as `451 greylisted, try again in 120 seconds` asks for, at most an hour."""
+    found = WORDS_OF_TIME.search(text)
+    if found is None:
+        return None
+    return min(float(int(found[1]) * UNITS_S[found[2][0].lower()]), LAST_RETRY_S)
+
+
 def retry_pause_s(failures: int, chance: float) -> float:
     """Seconds until the next try after so many failures: 5 s doubling to 1 h, less up to a fifth by `chance` (0 to 1)."""
     pause_s = min(FIRST_RETRY_S * 2.0 ** min(failures - 1, 20), LAST_RETRY_S)
     return pause_s * (1.0 - 0.2 * chance)
 
 
-def probe_pause_s(failures: int) -> float:
-    """Seconds until a relay that was in trouble so many times in a row is tried again: 5 s doubling to 60 s."""
-    return min(FIRST_PROBE_S * 2.0 ** min(failures - 1, 20), LAST_PROBE_S)
-
-
-def outcome(verdict: Verdict, failures: int, now: float, expires_at: float, chance: float) -> tuple[str, int, float]:
+def outcome(
+    verdict: Verdict, failures: int, now: float, expires_at: float, chance: float, asked_s: float | None = None
+) -> tuple[str, int, float]:
     """(state, failures, due_at) of a recipient after `verdict`; times are Unix seconds.
 
-    `failures` counts what went wrong with this mail before. A mail past its age gets no other try, and one before
-    it gets its last try when the age is reached.
+    `failures` counts what went wrong with this mail before; `asked_s` is the pause that the relay asked for. A mail
+    past its age gets no other try, and one before it gets its last try in the last minute. One that may have arrived
+    (UNKNOWN) is due at once.
     """
-    if verdict in (Verdict.SENT, Verdict.FAILED):
+    if verdict in (Verdict.SENT, Verdict.FAILED, Verdict.EXPIRED):
         return verdict.value, failures, now
     if verdict is Verdict.AGAIN:
-        return "queued", failures, now
-    if now >= expires_at:
-        return "expired", failures, now
+        return "queued", failures, 0.0
     if verdict is Verdict.RELAY:
         return "deferred", failures, now
+    if now >= expires_at - LAST_CHANCE_S and failures:
+        return "expired", failures, now
     failures += 1
-    return verdict.value, failures, min(now + retry_pause_s(failures, chance), expires_at)
+    if verdict is Verdict.UNKNOWN:
+        return "unknown", failures, now
+    pause_s = retry_pause_s(failures, chance) if asked_s is None else asked_s
+    return "deferred", failures, max(now + 1.0, min(now + pause_s, expires_at - LAST_CHANCE_S / 2))

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workers.mail.errors import NOT_ALLOWED, TRY_AGAIN, Refused
+from workers.mail.errors import NOT_ALLOWED, Refused
+from workers.spool.accept import open_spool
 from workers.spool.log import plain, seconds
-from workers.spool.store import Store, store_refused
+from workers.spool.refusal import store_refused
+from workers.store.database import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from workers.mail.config import Config
+    from workers.store.sqlite import SqliteDatabase
+
 Value = TypeVar("Value")
 
+COLUMNS = (
+    "mail_id",
+    "sender",
+    "address",
+    "state",
+    "attempts",
+    "unknowns",
+    "due_at",
+    "answer",
+    "message_id",
+    "size_bytes",
+    "created_at",
+    "id",
+    "lane",
+    "priority",
+    "expires_at",
+)
 HEADINGS = ("mail", "age", "state", "tries", "next try", "to", "last answer")
 
 
-def rows(database: str, *, sent_too: bool) -> list[dict[str, Any]]:
-    """A row for each recipient, as Store.recipients gives them; none when there is no spool yet. Raises Refused."""
-    return _read(database, [], lambda store: store.recipients(sent_too=sent_too))
+def rows(config: Config, *, sent_too: bool) -> list[dict[str, Any]]:
+    """A row for each recipient, oldest first, with COLUMNS as keys; none when there is no spool yet. Raises Refused."""
+    name = "admin.all_recipients" if sent_too else "admin.recipients"
+    return [dict(zip(COLUMNS, row, strict=True)) for row in read(config, [], lambda spool: spool.run(name))]
 
 
-def unsent(database: str) -> int:
+def unsent(config: Config) -> int:
     """How many recipients are still to be sent to; 0 when there is no spool yet. Raises Refused."""
-    return _read(database, 0, Store.count_unsent)
+    return read(config, 0, lambda spool: int(spool.run("admin.count_unsent")[0][0]))
 
 
 def as_json(found: list[dict[str, Any]]) -> str:
@@ -59,19 +81,25 @@ def _cells(row: dict[str, Any], now: float) -> tuple[str, ...]:
     )
 
 
-def _read(database: str, otherwise: Value, read: Callable[[Store], Value]) -> Value:
+def read(config: Config, otherwise: Value, ask: Callable[[SqliteDatabase], Value]) -> Value:
+    """What `ask` finds in the spool; `otherwise` when there is none yet. Raises Refused."""
     try:
-        os.stat(database)
-        store = Store(database)
+        if not _exists(config.database):
+            return otherwise
+        spool = open_spool(config)
         try:
-            return read(store)
+            return ask(spool)
         finally:
-            store.close()
+            spool.close()
+    except StoreError as error:
+        raise store_refused(error) from None
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.stat(path)
     except FileNotFoundError:
-        return otherwise
-    except PermissionError as error:
-        raise Refused(NOT_ALLOWED, f"{error.filename}: {error.strerror}; this user may not use the spool") from None
+        return False
     except OSError as error:
-        raise Refused(TRY_AGAIN, f"{error.filename or database}: {error.strerror}") from None
-    except sqlite3.Error as error:
-        raise store_refused(database, error) from None
+        raise Refused(NOT_ALLOWED, f"{error.filename}: {error.strerror}; this user may not use the spool") from None
+    return True

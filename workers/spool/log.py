@@ -10,10 +10,11 @@ MOST_SIGNS = 300
 
 
 def line(text: str) -> None:
-    """Writes `2026-11-22 10:00:00 smtp-spool[71] text`. A log that can't be written stops no mail."""
+    """Writes `2026-11-22 10:00:00 smtp-spool[71] text`, or several such lines. A log that can't be written stops no mail."""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
     with suppress(OSError):
-        os.write(1, f"{stamp} smtp-spool[{os.getpid()}] {text}\n".encode("utf-8", "replace"))
+        head = f"{stamp} smtp-spool[{os.getpid()}] "
+        os.write(1, "".join(f"{head}{each}\n" for each in text.split("\n")).encode("utf-8", "replace"))
 
 
 def plain(text: bytes | str) -> str:
@@ -31,3 +32,17 @@ def seconds(span_s: float) -> str:
     if span_s < 100:
         return f"{span_s:.0f} s"
     return f"{span_s / 60:.0f} min" if span_s < 5400 else f"{span_s / 3600:.1f} h"
+
+
+def event(mail_id: int, address: str, state: str, verdict: str, answer: str, wait_s: float) -> str:
+    """The line of one result: what became of a recipient, what the relay said, and when it is tried again."""
+    head = f"mail {mail_id} to {plain(address)}"
+    if state in ("sent", "failed", "expired"):
+        return f"{head} {state}: {answer}"
+    if verdict == "relay":
+        return f"{head} deferred until that is over: {answer}"
+    if state == "queued":
+        return f"{head} goes again at once: {answer}"
+    if wait_s > 1e9:
+        return f"{head} {state}: {answer}; held, see smtp-spool release"
+    return f"{head} {state}: {answer}; next try in {seconds(max(0.0, wait_s))}"

@@ -6,56 +6,78 @@ a crash is known by its name and not delivered twice.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from workers.spool.delivery import Verdict
-from workers.spool.durable import make_folder, sync_folder, sync_upwards
-from workers.spool.outlet import Report, Trouble
+from workers.spool.delivery import Effect, Verdict
+from workers.spool.outlet import Trouble
+from workers.store.durable import make_folder, sync_folder, sync_upwards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from workers.spool.claims import Mail, Recipient
+    from workers.spool.transaction import Attempt, Guard
 
-    from workers.spool.store import Mail, Recipient
 
+class MaildirCarrier:
+    """Delivers into the Maildir at `folder`; the disk is waited for in a thread."""
 
-class MaildirOutlet:
-    """Delivers into the Maildir at `folder`."""
+    lost: str | None = None
 
-    def __init__(self, folder: str) -> None:
-        self.name = f"Maildir {folder}"
+    def __init__(self, folder: str, guard: Guard) -> None:
+        self.carried = 0
         self._folder = folder
+        self._guard = guard
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Makes the folders where they are missing. Raises Trouble."""
         try:
-            if not self._is_ready():
-                for name in ("tmp", "new", "cur"):
-                    make_folder(os.path.join(self._folder, name))
-                sync_upwards(self._folder)
+            await asyncio.to_thread(self._make_ready)
         except OSError as error:
-            raise Trouble(f"{self.name}: {error.strerror}") from None
+            raise Trouble(f"{error.filename or self._folder}: {error.strerror}") from None
 
-    def deliver(self, mail: Mail, note_past_dot: Callable[[list[Recipient]], None]) -> Report:  # noqa: ARG002 - names tell
+    def is_stale(self) -> bool:
+        """Never: a folder says nothing unasked."""
+        return False
+
+    async def deliver(self, attempt: Attempt) -> tuple[Attempt, Attempt | None]:
         """Writes one file a recipient; each is synced, and so is the folder, before it counts as sent."""
-        report = Report()
-        for recipient in mail.recipients:
-            name = file_name(mail, recipient)
-            try:
-                if recipient.attempts == 1 or not self._has(name):
-                    self._write(name, trace(mail.sender, recipient.address) + mail.body.replace(b"\r\n", b"\n"))
-                sync_folder(os.path.join(self._folder, "new"))
-                report.results.append((recipient, Verdict.SENT, f"in Maildir as {name}"))
-            except OSError as error:
-                report.trouble = error.strerror or str(error)
-                report.results.append((recipient, Verdict.RELAY, report.trouble))
-        return report
+        body = b"".join(self._guard.parts(attempt)).replace(b"\r\n", b"\n")
+        try:
+            names = await asyncio.to_thread(self._write_all, attempt, body)
+        except OSError as error:
+            self.lost = error.strerror or str(error)
+            attempt.settle(attempt.waiting, Verdict.RELAY, self.lost)
+            attempt.effect, attempt.trouble = Effect.CUT, self.lost
+        else:
+            for recipient, name in zip(list(attempt.waiting), names, strict=True):
+                attempt.settle([recipient], Verdict.SENT, f"in Maildir as {name}")
+        self.carried += 1
+        return attempt, None
 
-    def close(self) -> None:
+    def expire(self, now: float) -> None:
+        """Nothing here waits for anyone."""
+
+    def cut(self, why: str) -> None:
+        """A file that is being written comes to its end."""
+
+    async def close(self) -> None:
         """Nothing is held open."""
 
-    def cut(self) -> None:
-        """Nothing here waits for anyone."""
+    def _make_ready(self) -> None:
+        if not self._is_ready():
+            for name in ("tmp", "new", "cur"):
+                make_folder(os.path.join(self._folder, name))
+            sync_upwards(self._folder)
+
+    def _write_all(self, attempt: Attempt, body: bytes) -> list[str]:
+        mail = attempt.mail
+        names = [file_name(mail, recipient) for recipient in attempt.waiting]
+        for name, recipient in zip(names, attempt.waiting, strict=True):
+            if recipient.attempts == 1 or not self._has(name):
+                self._write(name, trace(mail.sender, recipient.address) + body)
+        sync_folder(os.path.join(self._folder, "new"))
+        return names
 
     def _is_ready(self) -> bool:
         return all(os.path.isdir(os.path.join(self._folder, name)) for name in ("tmp", "new", "cur"))

@@ -1,41 +1,43 @@
-"""What the sender asks of a way out, be it a relay or a Maildir."""
+"""What a lane asks of a way out, be it a connection to a relay or a Maildir."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from workers.spool.delivery import Verdict
-    from workers.spool.store import Mail, Recipient
+    from workers.spool.transaction import Attempt
 
 
 class Trouble(Exception):
-    """The way out itself is in trouble; no mail is to blame."""
+    """The way out itself is in trouble; no mail is to blame. `pause_s` is what it asked for, `refused` means that it
+    wants us not, as against not now."""
+
+    def __init__(self, text: str, *, refused: bool = False, pause_s: float | None = None) -> None:
+        super().__init__(text)
+        self.refused = refused
+        self.pause_s = pause_s
 
 
-class Report:
-    """The end of an attempt: a verdict and the answer for each recipient; `trouble` when the way out needs a pause."""
+class Carrier(Protocol):
+    """An open way out. One mail at a time."""
 
-    def __init__(self) -> None:
-        self.results: list[tuple[Recipient, Verdict, str]] = []
-        self.trouble: str | None = None
+    carried: int  # mails so far
 
+    @property
+    def lost(self) -> str | None:
+        """Why it is of no more use; None while it is."""
 
-class Outlet(Protocol):
-    """A way out for mail. One attempt at a time."""
+    def is_stale(self) -> bool:
+        """Whether no mail should be begun on it."""
 
-    name: str
+    async def deliver(self, attempt: Attempt) -> tuple[Attempt, Attempt | None]:
+        """Brings one mail to its end, and tells which one has been begun behind it. Raises StoreError."""
 
-    def open(self) -> None:
-        """Makes ready for `deliver`; nothing when it is already. Raises Trouble."""
+    def expire(self, now: float) -> None:
+        """Breaks off a step that lasts too long, by the event loop's clock."""
 
-    def deliver(self, mail: Mail, note_past_dot: Callable[[list[Recipient]], None]) -> Report:
-        """One attempt. `note_past_dot` is called before the step that can't be taken back."""
+    def cut(self, why: str) -> None:
+        """Breaks off what is in hand."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends it in order. Never raises."""
-
-    def cut(self) -> None:
-        """Breaks off what hangs; safe in a signal handler."""

@@ -2,59 +2,83 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
+import asyncio
+import signal
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from workers.mail.errors import NOT_ALLOWED, TRY_AGAIN, Refused
-from workers.spool.bell import Bell
+from workers.mail.config import MAILDIR
+from workers.spool.accept import open_spool
+from workers.spool.lane import Lane, Terms
 from workers.spool.log import line
-from workers.spool.sender import Sender, lock
-from workers.spool.stop import Stop
-from workers.spool.store import Store, store_refused
+from workers.spool.notices import Notices
+from workers.spool.refusal import store_refused
+from workers.spool.sender import Sender
+from workers.spool.upkeep import Upkeep
+from workers.store.bell import Bell
+from workers.store.database import StoreError
+from workers.store.leases import Lease
+from workers.store.writer import Writer
 
 if TYPE_CHECKING:
-    from workers.mail.config import Config
-    from workers.spool.outlet import Outlet
+    from workers.mail.config import Config, Relay
+    from workers.spool.lane import Link
+    from workers.spool.outlet import Carrier
 
 
 def run(config: Config, *, drain: bool) -> int:
     """Sends until asked to stop or, with `drain`, until nothing is due; the exit status. Raises Refused."""
     try:
-        return _run(config, drain=drain)
-    except sqlite3.Error as error:
-        raise store_refused(config.database, error) from None
-    except PermissionError as error:
-        raise Refused(NOT_ALLOWED, f"{error.filename}: {error.strerror}; this user may not use the spool") from None
-    except OSError as error:
-        raise Refused(TRY_AGAIN, f"{error.filename or config.database}: {error.strerror}") from None
+        return asyncio.run(_run(config, drain=drain))
+    except StoreError as error:
+        raise store_refused(error) from None
 
 
-def _run(config: Config, *, drain: bool) -> int:
-    outlet = _outlet(config)
-    stop = Stop(outlet.cut)
-    store = Store(config.database)
-    held = lock(config.database)
-    bell = Bell(config.database)
+async def _run(config: Config, *, drain: bool) -> int:
+    started = time.time()
+    database = open_spool(config)
+    writer = Writer(partial(open_spool, config))
+    bell = Bell(config.database, database.group)
     try:
-        line(f"started: spool {config.database}, config {config.path or 'none'}, mail goes to {outlet.name}")
-        if bell.problem:
-            line(f"no message queue here ({bell.problem}): new mail is seen within {bell.slow_poll_s:.0f} s")
-        status = Sender(store, outlet, bell, stop).run(drain=drain)
-        line("ended")
+        sender = Sender(config, database, writer, Lease(), Notices(config))
+        sender.lanes = {name: _lane(relay, config, sender) for name, relay in config.relays().items()}
+        sender.lanes[MAILDIR] = _maildir(config, sender)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, sender.end)
+        names = [lane.title for name, lane in sender.lanes.items() if name != MAILDIR or config.relay is None]
+        line(f"started: spool {config.database}, config {config.path or 'none'}, mail goes to {', '.join(names)}")
+        upkeep = Upkeep(sender, database, writer, bell)
+        upkeep.start()
+        status = await sender.run(drain=drain)
+        line(f"ended: {sender.sent} sent in {time.time() - started:.0f} s")
         return status
     finally:
-        outlet.close()
         bell.close()
-        store.close()
-        os.close(held)
+        writer.close()
+        database.close()
 
 
-def _outlet(config: Config) -> Outlet:
-    if config.relay is None:
-        from workers.spool.maildir import MaildirOutlet
+def _lane(relay: Relay, config: Config, sender: Sender) -> Lane:
+    terms = Terms(relay.connections, relay.mails_per_connection, relay.recipients, relay.rate, relay.auth_pause_s)
+    return Lane(relay.name, f"relay {relay.host}:{relay.port}", terms, partial(_connect, relay, config), sender)
 
-        return MaildirOutlet(config.delivered)
-    from workers.spool.relay import RelayOutlet
 
-    return RelayOutlet(config.relay, os.uname().nodename)
+async def _connect(relay: Relay, config: Config, link: Link) -> Carrier:
+    from workers.spool.relay import open_relay
+
+    return await open_relay(relay, config.helo, link)
+
+
+def _maildir(config: Config, sender: Sender) -> Lane:
+    from workers.spool.maildir import MaildirCarrier
+
+    terms = Terms(1, 1000000, 100, None, 60.0)
+
+    async def connect(link: Link) -> Carrier:
+        carrier = MaildirCarrier(config.delivered, link)
+        await carrier.open()
+        return carrier
+
+    return Lane(MAILDIR, f"Maildir {config.delivered}", terms, connect, sender)

@@ -1,161 +1,361 @@
-"""The sender's only loop: wait, claim what is due of one mail, attempt it, write the results.
+"""The sender: one event loop that brings what is due to its lanes, and one writer that commits what came of it.
 
-A claim is committed before the attempt, and a note before the final dot; so whoever finds a dead sender's claim knows
-whether the relay may have the mail already.
+A claim is committed before the attempt, and a note before the final dot; so whoever finds a dead sender's claims knows
+which mails the relay may have already. Results are committed as they come: all that came during the last sync
+together, and the next claims with them.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
+import asyncio
 import random
-import sqlite3
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from workers.mail.errors import OK, TRY_AGAIN, Refused
+from workers.mail.errors import OK, TRY_AGAIN
+from workers.spool import claims, recovery
+from workers.spool.claims import NEVER, Result
 from workers.spool.delivery import Verdict, outcome
-from workers.spool.log import line, plain, seconds
-from workers.spool.outlet import Trouble
-from workers.spool.pause import Pause
-from workers.spool.stop import Stop, Stopping
-from workers.spool.store import Settled
+from workers.spool.dots import Dots, path_of
+from workers.spool.log import event, line, seconds
+from workers.spool.transaction import Attempt
+from workers.store.database import StoreError
+from workers.store.leases import LeaseLost
 
 if TYPE_CHECKING:
-    from workers.spool.bell import Bell
-    from workers.spool.outlet import Outlet, Report
-    from workers.spool.store import Mail, Store
+    from collections.abc import Callable, Coroutine, Iterable
+    from typing import Any
+
+    from workers.mail.config import Config
+    from workers.spool.claims import Mail
+    from workers.spool.lane import Lane
+    from workers.spool.notices import Notices
+    from workers.store.database import Transaction
+    from workers.store.leases import Lease, Owner
+    from workers.store.sqlite import SqliteDatabase
+    from workers.store.writer import Writer
 
 STORE_PAUSE_S = 5.0
+GRACE_S = 7.0  # under the 10 s after which guard kills
 
 
 class Sender:
-    """The one sender of a spool; the caller holds its lock."""
+    """Sends what is due until it is asked to end. Lives inside one event loop; `database` is for reading."""
 
-    def __init__(self, store: Store, outlet: Outlet, bell: Bell, stop: Stop) -> None:
-        self._store = store
-        self._outlet = outlet
-        self._bell = bell
-        self._stop = stop
-        self._pause = Pause()
-        self._boot_id = boot_id()
+    def __init__(self, config: Config, database: SqliteDatabase, writer: Writer, lease: Lease, notices: Notices) -> None:
+        self.config = config
+        self.lanes: dict[str, Lane] = {}
+        self.sent = 0
+        self.last_problem = ""
+        self._database = database
+        self._writer = writer
+        self._lease = lease
+        self._notices = notices
+        self._dots: Dots | None = None
+        self._results: list[Result] = []
+        self._slots: list[int] = []
+        self._lines: list[str] = []
+        self._committing = False
+        self._work = asyncio.Event()
+        self._ending = asyncio.Event()
+        self._drain = False
+        self._crash: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._due_timer: asyncio.TimerHandle | None = None
 
-    def run(self, *, drain: bool = False) -> int:
-        """Sends until asked to stop, or, with `drain`, until nothing is due. The exit status: 0, or 75 when draining
-        was ended by trouble of the relay.
+    async def run(self, *, drain: bool = False) -> int:
+        """Sends until asked to stop, or, with `drain`, until nothing is due; the exit status: 0, or 75 when draining
+        was ended by trouble of a relay. Raises StoreError when the store can't be used from the start.
         """
-        self._recover()
-        while not self._stop.requested:
-            try:
-                if drain and self._pause.left_s(time.monotonic()) > 0:
-                    return TRY_AGAIN
-                if self._wait_or_find(drain=drain):
-                    self._attempt()
-                elif drain:
-                    return OK
-            except Stopping:
-                break
-            except sqlite3.Error as error:
-                line(f"the spool can't be used: {error}; next try in {seconds(STORE_PAUSE_S)}")
-                if drain:
-                    return TRY_AGAIN
-                self._stop.wait(STORE_PAUSE_S)
-        return OK
+        self._drain = drain
+        await self.recover()
+        commits = self.start(self._commits())
+        self.scan()
+        self._drained()
+        await self._ending.wait()
+        await self._wind_up()
+        commits.cancel()
+        await asyncio.gather(commits, return_exceptions=True)
+        if self._crash is not None:
+            raise self._crash
+        await self._commit_rest()
+        return TRY_AGAIN if drain and any(lane.gate.is_shut() for lane in self.lanes.values()) else OK
 
-    def _recover(self) -> None:
-        unknown, unsent = self._store.recover(self._boot_id, time.time())
-        if unknown:
-            line(f"{unknown} recipients of a sender that died behind the final dot: state unknown, they are sent again")
-        if unsent:
-            line(f"{unsent} recipients of a sender that died before the final dot are sent again")
+    def end(self) -> None:
+        """Asks it to end: what is in hand is finished, within GRACE_S."""
+        self._ending.set()
 
-    def _wait_or_find(self, *, drain: bool) -> bool:
-        """True when there is something to attempt now; else it has slept until there may be."""
-        self._bell.hush()
-        pause_s = self._pause.left_s(time.monotonic())
-        now = time.time()
-        if pause_s == 0 and self._store.has_due(now):
-            return True
-        self._outlet.close()
-        if drain:
+    @property
+    def ending(self) -> bool:
+        """Whether it was asked to end."""
+        return self._ending.is_set()
+
+    @property
+    def watcher(self) -> Owner:
+        """This process as an owner of claims."""
+        return self._lease.owner
+
+    # What lanes ask for (lane.Desk).
+
+    def past_dot(self, attempt: Attempt) -> bool:
+        """Notes that the final dot is about to go out; False when the claim does not surely hold any more."""
+        if self._dots is None or not self._lease.lasts():
             return False
-        if pause_s > 0:  # a ring changes nothing now
-            self._stop.wait(pause_s)
-            return False
-        due_at = self._store.next_due_at()
-        limit_s = self._bell.slow_poll_s
-        self._stop.wait(limit_s if due_at is None else min(limit_s, due_at - now), self._bell.fd)
-        return False
-
-    def _attempt(self) -> None:
         try:
-            self._stop.interruptible(self._outlet.open)
-        except Trouble as trouble:
-            self._note_trouble(str(trouble))
-            return
-        mail = self._store.claim(self._boot_id, time.time())
-        if mail is None:
-            return
-        started = time.monotonic()
-        report = self._outlet.deliver(mail, self._store.note_past_dot)
-        self._settle(mail, report, time.monotonic() - started)
-        if report.trouble is not None:
-            self._note_trouble(f"{self._outlet.name}: {report.trouble}")
-        elif self._pause.answered():
-            line(f"{self._outlet.name} answers again")
+            attempt.slot = self._dots.past(attempt.mail.claim, [recipient.id for recipient in attempt.waiting])
+        except OSError as error:
+            self._problem(f"{self._dots.path}: {error.strerror}")
+            return False
+        return True
 
-    def _settle(self, mail: Mail, report: Report, span_s: float) -> None:
-        """Writes the results, for as long as it takes: what was sent must not be forgotten for a full disk."""
+    def taken(self, attempt: Attempt, answer: str) -> None:
+        """Notes that the relay has taken the mail."""
+        if self._dots is not None and attempt.slot is not None:
+            self._dots.answered(attempt.slot, attempt.mail.claim, [recipient.id for recipient in attempt.waiting], answer)
+
+    def parts(self, attempt: Attempt) -> Iterable[bytes]:
+        """The message in parts. Raises StoreError."""
+        return claims.body_parts(self._database, attempt.mail)
+
+    def report(self, lane: Lane, attempt: Attempt) -> None:
+        """Takes the results of an attempt; they are committed with the next transaction."""
         now = time.time()
-        settled = []
-        for recipient, verdict, words in report.results:
-            row = outcome(verdict, recipient.failures, now, mail.expires_at, random.random())
-            settled.append(Settled(recipient, *row, words))
-        while True:
+        mail = attempt.mail
+        for recipient, verdict, text, asked_s in attempt.results:
+            state, failures, due_at = outcome(
+                verdict, recipient.failures, now, mail.expires_at, random.random(), asked_s
+            )
+            unknown = int(verdict is Verdict.UNKNOWN)
+            if unknown and self.config.unknown == "hold":
+                state, due_at = "unknown", NEVER
+            self._results.append(Result(recipient, mail, state, failures, unknown, due_at, text))
+            self._lines.append(event(mail.id, recipient.address, state, verdict.value, text, due_at - now))
+            self.sent += state == "sent"
+            if state == "queued" or (state in ("deferred", "unknown") and due_at <= now):
+                lane.due = True
+            elif state in ("deferred", "unknown"):
+                self._look_at(due_at)
+        if attempt.slot is not None:
+            self._slots.append(attempt.slot)
+        self.hungry()
+
+    def hungry(self) -> None:
+        """There is something to commit, or to claim."""
+        self._work.set()
+
+    def said(self, lane: Lane, text: str) -> None:
+        """A line about a lane; what stops it is written down for those who ask why."""
+        left_s = lane.gate.left_s(asyncio.get_running_loop().time())
+        if lane.gate.is_shut():
+            self._problem(f"{lane.title}: {text}; next try in {seconds(left_s)}")
+            row: tuple[Any, ...] = (lane.name, text, time.time() + left_s, time.time())
+            self.start(self._write(lambda transaction: transaction.run("sender.note_lane", row)))
+        else:
+            line(f"{lane.title}: {text}")
+            self.start(self._write(lambda transaction: transaction.run("sender.forget_lane", (lane.name,))))
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs it beside the rest; what it does not catch ends the process."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+        return task
+
+    # What is due.
+
+    def scan(self) -> None:
+        """Looks what is due in each lane, and when the next will be."""
+        now = time.time()
+        try:
+            waiting = [row[0] for row in self._database.run("sender.lanes")]
+            times = {name: claims.next_due_at(self._database, name) for name in waiting}
+        except StoreError as error:
+            self._problem(str(error))
+            self._look_at(now + STORE_PAUSE_S)
+            return
+        for name, due_at in times.items():
+            lane = self.lanes.get(name)
+            if lane is None:
+                self.start(self._relane(name))
+            elif due_at is not None and due_at <= now:
+                lane.due = True
+                lane.pump()
+            elif due_at is not None:
+                self._look_at(due_at)
+        self.hungry()
+
+    def _look_at(self, due_at: float) -> None:
+        """Scans again at this time, or before."""
+        loop = asyncio.get_running_loop()
+        when = loop.time() + min(max(0.0, due_at - time.time()), 3600.0)
+        if self._due_timer is not None and not self._due_timer.cancelled():
+            if self._due_timer.when() <= when and self._due_timer.when() > loop.time():
+                return
+            self._due_timer.cancel()
+        self._due_timer = loop.call_at(when, self.scan)
+
+    async def _relane(self, name: str) -> None:
+        """Finds the way anew for rows of a lane that mail.toml no longer has."""
+        after = 0
+        lane_of = self.config.lane
+        while not self.ending:
             try:
-                self._store.settle(mail.id, settled, now)
-                break
-            except sqlite3.Error as error:
-                line(f"mail {mail.id}: its results can't be written: {error}; next try in {seconds(STORE_PAUSE_S)}")
-                if self._stop.requested:
-                    raise
-                self._stop.wait(STORE_PAUSE_S)
-        for result, (_, verdict, _) in zip(settled, report.results, strict=True):
-            line(event(mail.id, result, verdict, span_s, now))
+                after = await self._writer.do(partial(claims.relane, name=name, after=after, lane_of=lane_of))
+            except StoreError as error:
+                self._problem(str(error))
+                return
+            if not after:
+                self.scan()
+                return
 
-    def _note_trouble(self, words: str) -> None:
-        pause_s = self._pause.trouble(time.monotonic())
-        self._outlet.close()
-        line(f"{words}; next try in {seconds(pause_s)}")
-        for mail_id, address in self._store.expire(words, time.time()):
-            line(f"mail {mail_id} to {plain(address)} expired: {words}")
+    async def recover(self) -> None:
+        """Takes over what dead senders had claimed. Raises StoreError."""
+        hold = self.config.unknown == "hold"
+        found = await self._writer.do(partial(recovery.recover, path=self.config.database, watcher=self._lease.owner, hold=hold))
+        for words in found.lines():
+            line(words)
+        recovery.forget_notes(self.config.database, found.owners)
 
+    # What is committed.
 
-def event(mail_id: int, result: Settled, verdict: Verdict, span_s: float, now: float) -> str:
-    """The log line of one result."""
-    head = f"mail {mail_id} to {plain(result.recipient.address)}"
-    if result.state == "sent":
-        return f"{head} sent in {seconds(span_s)}: {result.answer}"
-    if result.state in ("failed", "expired"):
-        return f"{head} {result.state}: {result.answer}"
-    if verdict is Verdict.RELAY:
-        return f"{head} deferred until that is over: {result.answer}"
-    return f"{head} {result.state}: {result.answer}; next try in {seconds(max(0.0, result.due_at - now))}"
+    async def _commits(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            self._committing = True
+            good = await self._commit()
+            self._committing = False
+            if not good:
+                await self._pause(STORE_PAUSE_S)
+                self._work.set()
+            elif self._drain:
+                self._drained()
 
+    async def _commit(self) -> bool:
+        """One transaction: the results that are there, and claims for the lanes that want some."""
+        wants = [] if self.ending else [(name, lane.wanted(), lane.recipients) for name, lane in self.lanes.items()]
+        wants = [want for want in wants if want[1] > 0]
+        results, slots, lines = self._results, self._slots, self._lines
+        if not results and not wants:
+            return True
+        self._results, self._slots, self._lines = [], [], []
+        try:
+            if wants and self._dots is None:
+                await self._register()
+            fed = await self._writer.do(partial(self._transaction, results=results, wants=wants, now=time.time()))
+        except (StoreError, LeaseLost) as error:
+            self._results, self._slots, self._lines = results + self._results, slots + self._slots, lines + self._lines
+            if isinstance(error, LeaseLost):
+                self._lost_lease()
+                return True
+            self._problem(f"the spool can't be used: {error}; next try in {seconds(STORE_PAUSE_S)}")
+            return False
+        for slot in slots:
+            if self._dots is not None:
+                self._dots.free(slot)
+        if lines:
+            line("\n".join(lines))
+        for (name, most, _), mails in zip(wants, fed, strict=True):
+            self._feed(self.lanes[name], mails, most)
+        return True
 
-def lock(database: str) -> int:
-    """Takes the sender's lock of a spool; it lasts until the descriptor or the process ends. Raises Refused(75)."""
-    path = f"{database}.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise Refused(TRY_AGAIN, f"{database}: another sender is at work on this spool; there is one at a time") from None
-    return fd
+    def _transaction(
+        self, transaction: Transaction, results: list[Result], wants: list[tuple[str, int, int]], now: float
+    ) -> list[list[Mail]]:
+        """Runs in the writer's thread: it touches nothing of the sender but the lease."""
+        written = claims.settle(transaction, results, now)
+        self._notices.write(transaction, [result for result in results if result.id in written], now)
+        return [claims.claim(transaction, self._lease, name, most, per_mail, now) for name, most, per_mail in wants]
 
+    def _feed(self, lane: Lane, mails: list[Mail], most: int) -> None:
+        if sum(len(mail.recipients) for mail in mails) < most:
+            lane.due = False
+            asyncio.get_running_loop().call_soon(self.scan)
+        now = time.time()
+        late = [mail for mail in mails if mail.expires_at <= now]
+        for mail in late:
+            attempt = Attempt(mail)
+            attempt.settle(attempt.waiting, Verdict.EXPIRED, "its time was over before it could be sent")
+            self.report(lane, attempt)
+        lane.feed([mail for mail in mails if mail.expires_at > now] if late else mails)
 
-def boot_id() -> str:
-    """The kernel's name for this run of the host (random(4))."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    async def _register(self) -> None:
+        owner_id = await self._writer.do(self._lease.register)
+        try:
+            self._dots = Dots(path_of(self.config.database, owner_id))
+        except OSError as error:
+            raise StoreError("other", f"{error.filename}: {error.strerror}") from None
+
+    def _lost_lease(self) -> None:
+        """Another worker has taken over what this one had claimed; it begins anew, as a new owner."""
+        self._problem("this sender stood still for so long that another one has taken over its mail")
+        for lane in self.lanes.values():
+            lane.release("the lease was lost")
+            lane.cut("the lease was lost")
+        if self._dots is not None:
+            self._dots.close()
+            self._dots = None
+        self.hungry()
+
+    async def renew(self) -> None:
+        """Renews the lease while something is claimed and nothing else renews it."""
+        busy = self._results or any(lane.in_hand() for lane in self.lanes.values())
+        if self._dots is None or not busy or not self._lease.due():
+            return
+        try:
+            await self._writer.do(self._lease.renew)
+        except LeaseLost:
+            self._lost_lease()
+        except StoreError as error:
+            self._problem(f"the lease can't be renewed: {error}")
+
+    async def _write(self, work: Callable[[Transaction], object]) -> None:
+        try:
+            await self._writer.do(work)
+        except StoreError as error:
+            self._problem(str(error))
+
+    # How it ends.
+
+    def _drained(self) -> None:
+        """With `drain`: ends when nothing is left that could be sent now."""
+        if not self._drain or self._committing or self._results or self._work.is_set():
+            return
+        for lane in self.lanes.values():
+            if lane.in_hand() or (lane.due and not lane.gate.is_shut()):
+                return
+        self.end()
+
+    async def _wind_up(self) -> None:
+        for lane in self.lanes.values():
+            lane.stop()
+        for limit_s in (GRACE_S, 1.0):
+            links = {link.task for lane in self.lanes.values() for link in lane.links}
+            if links and self._crash is None:
+                await asyncio.wait(links, timeout=limit_s)
+            for lane in self.lanes.values():
+                lane.cut("the sender was asked to end")
+
+    async def _commit_rest(self) -> None:
+        """Writes the last results; what can't be written is found as a dead sender's."""
+        if not await self._commit() or self._dots is None:
+            return
+        await self._write(partial(recovery.leave, owner=self._lease.owner))
+        self._dots.close()
+
+    async def _pause(self, limit_s: float) -> None:
+        try:
+            await asyncio.wait_for(self._ending.wait(), limit_s)
+        except TimeoutError:
+            return
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and self._crash is None:
+            self._crash = error
+            self.end()
+
+    def _problem(self, text: str) -> None:
+        self.last_problem = text
+        line(text)

@@ -7,8 +7,9 @@ import pwd
 import time
 
 from workers.mail.addresses import AddressError, check_address, expand_recipients, split_addresses
-from workers.mail.errors import DATA, IO, NOT_ALLOWED, TRY_AGAIN, USAGE, Refused
+from workers.mail.errors import DATA, IO, USAGE, Refused
 from workers.spool import message
+from workers.spool.accept import Submission, accept, open_spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def submit(arguments: Arguments, config: Config) -> int:
     """Queues the message on standard input and returns its id. Raises Refused with the exit status."""
     if not arguments.recipients and not arguments.from_header:
         raise Refused(USAGE, "no recipient; name one, or use -t to take them from To, Cc and Bcc")
-    host = os.uname().nodename
+    host = config.domain
     try:
         sender = _sender(arguments.sender, host)
         recipients = [part for word in arguments.recipients for part in _listed(word)]
@@ -41,7 +42,9 @@ def submit(arguments: Arguments, config: Config) -> int:
     text = message.finish(fields, body, missing)
     if len(text) > config.max_size_bytes:
         raise _too_big(config.max_size_bytes)
-    return _store(config, sender, envelope, message.message_id(fields, missing["Message-ID"]), text, now)
+    lanes = [config.lane(sender, address) for address in envelope]
+    message_id = message.message_id(fields, missing["Message-ID"])
+    return _store(config, Submission(sender, envelope, lanes, message_id, text, now + config.max_age_s), now)
 
 
 def read_message(most_bytes: int, *, ignore_dots: bool, fd: int = 0) -> bytes:
@@ -62,23 +65,17 @@ def read_message(most_bytes: int, *, ignore_dots: bool, fd: int = 0) -> bytes:
             raise _too_big(most_bytes)
 
 
-def _store(config: Config, sender: str, envelope: list[str], message_id: str, text: bytes, now: float) -> int:
-    import sqlite3
-
-    from workers.spool.bell import ring
-    from workers.spool.store import Store, store_refused
+def _store(config: Config, mail: Submission, now: float) -> int:
+    from workers.spool.refusal import store_refused
+    from workers.store.bell import ring
+    from workers.store.database import StoreError
 
     try:
-        store = Store(config.database)
-        mail_id = store.accept(sender, envelope, message_id, text, now, config.max_age_s)
-        ring(config.database)
-        store.close()
-    except sqlite3.Error as error:
-        raise store_refused(config.database, error) from None
-    except PermissionError as error:
-        raise Refused(NOT_ALLOWED, f"{error.filename}: {error.strerror}; this user may not use the spool") from None
-    except OSError as error:
-        raise Refused(TRY_AGAIN, f"{error.filename or config.database}: {error.strerror}; the mail was not taken") from None
+        spool = open_spool(config)
+        (mail_id,) = spool.transact(lambda transaction: accept(transaction, [mail], now))
+    except StoreError as error:
+        raise store_refused(error) from None
+    ring(config.database)
     return mail_id
 
 

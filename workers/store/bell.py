@@ -37,8 +37,10 @@ def ring(database: str) -> None:
 class Bell:
     """The sender's end. `fd` becomes readable when the bell was rung; None when there is no bell here."""
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, group: int | None = None) -> None:
+        """`group` is the id of the group that may ring besides this user."""
         self._database = database
+        self._group = group
         self._queue: posix_ipc.MessageQueue | None = None
         self.problem = ""
         self.open()
@@ -59,6 +61,9 @@ class Bell:
             self._queue = posix_ipc.MessageQueue(
                 bell_name(self._database), posix_ipc.O_CREAT, mode=0o600, max_messages=1, max_message_size=1, write=False
             )
+            if self._group is not None:
+                os.fchown(self._queue.mqd, -1, self._group)
+                os.fchmod(self._queue.mqd, 0o660)
             self.problem = ""
         except (posix_ipc.Error, OSError) as error:
             self._queue = None
@@ -66,13 +71,19 @@ class Bell:
 
     def hush(self) -> None:
         """Takes the ring out, so that the next one is heard; to be called before looking for mail."""
-        if self._queue is None:
-            return
-        if self._queue.current_messages:  # nobody else takes it out
-            self._queue.receive(timeout=0)
-        if os.fstat(self._queue.mqd).st_nlink == 0:  # logind's RemoveIPC took it away while we slept
-            self._queue.close()
-            self.open()
+        if self._queue is not None and self._queue.current_messages:
+            try:
+                self._queue.receive(timeout=0)
+            except posix_ipc.BusyError:
+                return  # another sender has taken it out
+
+    def check(self) -> bool:
+        """Makes the queue anew when somebody took it away, as logind's RemoveIPC does; True when `fd` has changed."""
+        if self._queue is None or os.fstat(self._queue.mqd).st_nlink > 0:
+            return False
+        self._queue.close()
+        self.open()
+        return True
 
     def close(self) -> None:
         """Takes the queue away."""

@@ -1,0 +1,149 @@
+"""PURE: whether a relay may be asked now, how many connections it gets, and how fast mail goes to it.
+
+Times are seconds of any clock that only goes forward.
+"""
+
+from __future__ import annotations
+
+FIRST_PROBE_S = 5.0
+LAST_PROBE_S = 60.0
+CUTS = 2  # so many connections in a row that break before they carried a mail are trouble of the relay
+WINDOW_MAILS = 4  # for each connection, before the next one is judged
+FORGIVEN_S = 300.0  # after so long a limit that the relay has shown is tried again, by one more
+
+
+class Gate:
+    """Probed after 5 s, doubling to 60 s, while a relay is down; a breaker holds an account for longer. The first
+    real answer opens it again."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        self._failures = 0
+        self._cuts = 0
+        self._until = 0.0
+
+    def left_s(self, now: float) -> float:
+        """How long to wait before the next try; 0 when there is no need to."""
+        return max(0.0, self._until - now)
+
+    def is_shut(self) -> bool:
+        """Whether the relay is in trouble: when the pause is over, one connection tries first."""
+        return self._failures > 0
+
+    def down(self, problem: str, now: float, asked_s: float | None = None) -> float:
+        """Notes that the relay can't be reached or asked for a pause; returns the seconds until the next probe."""
+        self._failures += 1
+        pause_s = min(FIRST_PROBE_S * 2.0 ** min(self._failures - 1, 20), LAST_PROBE_S)
+        return self._shut(problem, now, pause_s if asked_s is None else asked_s)
+
+    def refused(self, problem: str, now: float, pause_s: float) -> float:
+        """Notes that account or relay refuse us as such: the breaker opens for `pause_s`."""
+        self._failures += 1
+        return self._shut(problem, now, pause_s)
+
+    def cut(self, problem: str, now: float) -> float | None:
+        """Notes that a connection broke in the middle; the pause when that has happened too often."""
+        self._cuts += 1
+        return self.down(problem, now) if self._cuts >= CUTS else None
+
+    def answered(self) -> bool:
+        """Notes that a mail came to its end there; True when that ends a time of trouble."""
+        was_shut = self.is_shut()
+        self.open()
+        return was_shut
+
+    def open(self) -> None:
+        """Forgets the trouble: somebody asked for it, or what caused it has changed."""
+        self.problem = ""
+        self._failures = self._cuts = 0
+        self._until = 0.0
+
+    def _shut(self, problem: str, now: float, pause_s: float) -> float:
+        self.problem = problem
+        self._until = now + pause_s
+        return pause_s
+
+
+class Growth:
+    """How many connections a relay gets: one at first, and another while mail waits and the last one paid for itself.
+
+    What is in flight is what a crash can double. A relay near by, which answers faster than mails can be read, keeps
+    one; each round trip of waiting makes room for more. `most` is the setting.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.allowed = 1
+        self._shown = most  # the limit that the relay has shown
+        self._shown_at = 0.0
+        self._rate_before = 0.0  # mails a second with fewer connections
+        self._before = 0
+        self._mails = 0
+        self._since: float | None = None
+        self._settled_at = 0.0
+
+    def limit(self, now: float) -> int:
+        """The number of connections that may be open."""
+        if self._shown < self.most and now - self._shown_at > FORGIVEN_S:
+            self._shown += 1
+            self._shown_at = now
+        return max(1, min(self.allowed, self._shown, self.most))
+
+    def carried(self, now: float, connections: int, waiting: bool) -> None:
+        """Notes a mail that came to its end while so many connections were open and others did or did not wait."""
+        if not waiting or connections < self.allowed:
+            self._since = None
+            return
+        if self._since is None:
+            self._since, self._mails = now, 0
+            return
+        self._mails += 1
+        if self._mails < WINDOW_MAILS * connections or now <= self._since:
+            return
+        rate = self._mails / (now - self._since)
+        self._since = None
+        if self._before and rate < self._rate_before * (1 + 0.5 * (connections - self._before) / self._before):
+            if not self._settled_at:
+                self._settled_at = now
+                self.allowed = self._before  # the last ones brought too little
+            elif now - self._settled_at > FORGIVEN_S:
+                self._settled_at = self._before = 0
+            return
+        if self._settled_at:
+            return
+        self._rate_before, self._before = rate, connections
+        self.allowed = min(self.most, connections + max(1, connections // 2))
+
+    def slow(self) -> None:
+        """Nothing has come to its end for a while and mail waits: waiting is what more connections can share."""
+        self._since = None
+        self.allowed = min(self.most, self.allowed + 1)
+
+    def crowded(self, now: float, connections: int) -> None:
+        """The relay has said 421 while so many were open: it takes fewer."""
+        self._shown = max(1, min(self._shown, connections - 1))
+        self._shown_at = now
+        self._since = None
+
+    def idle(self) -> None:
+        """The queue ran empty: the next load starts small again."""
+        self.allowed = 1
+        self._since = None
+        self._before = 0
+        self._settled_at = 0.0
+
+
+class Rate:
+    """At most so many mails a second, evenly; None is no limit."""
+
+    def __init__(self, per_s: float | None) -> None:
+        self._pause_s = 0.0 if per_s is None else 1.0 / per_s
+        self._next = 0.0
+
+    def left_s(self, now: float) -> float:
+        """How long until the next mail may go."""
+        return max(0.0, self._next - now)
+
+    def take(self, now: float) -> None:
+        """Notes that one goes now."""
+        self._next = max(now, self._next) + self._pause_s

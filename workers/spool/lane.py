@@ -1,0 +1,332 @@
+"""One way out and all that goes there: its connections, what is claimed for it, and when it may be asked.
+
+A lane is a relay of mail.toml or the Maildir. Lanes know nothing of each other: a dead one holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from workers.spool.delivery import Effect, Verdict
+from workers.spool.gate import Gate, Growth, Rate
+from workers.spool.outlet import Trouble
+from workers.spool.transaction import Attempt
+from workers.store.database import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+    from typing import Any, Protocol
+
+    from workers.spool.claims import Mail
+    from workers.spool.outlet import Carrier
+
+    class Desk(Protocol):
+        """What a lane needs of the sender."""
+
+        def past_dot(self, attempt: Attempt) -> bool:
+            """Notes that the final dot is about to go out, if the claim surely holds."""
+
+        def taken(self, attempt: Attempt, answer: str) -> None:
+            """Notes that the relay has taken the mail."""
+
+        def parts(self, attempt: Attempt) -> Iterable[bytes]:
+            """The message in parts. Raises StoreError."""
+
+        def report(self, lane: Lane, attempt: Attempt) -> None:
+            """Takes the results of an attempt."""
+
+        def hungry(self) -> None:
+            """The lane wants mail."""
+
+        def said(self, lane: Lane, text: str) -> None:
+            """A line about the lane for the log; its trouble may have changed."""
+
+        def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            """Runs it beside the rest."""
+
+
+IDLE_S = 2.0  # a connection waits so long for the next mail
+AHEAD = 8  # mails claimed for each connection: enough to be busy during a commit, few enough for a power cut
+
+
+class Terms:
+    """How a lane may be used: from the settings of its relay."""
+
+    __slots__ = ("connections", "mails", "pause_s", "rate", "recipients")
+
+    def __init__(self, connections: int, mails: int, recipients: int, rate: float | None, pause_s: float) -> None:
+        self.connections = connections
+        self.mails = mails  # on a connection
+        self.recipients = recipients  # of a mail in one transaction
+        self.rate = rate  # mails a second
+        self.pause_s = pause_s  # of the breaker
+
+
+class Lane:
+    """Runs in the sender's event loop. `connect` opens a way out for a guard, or raises Trouble."""
+
+    def __init__(self, name: str, title: str, terms: Terms, connect: Callable[[Link], Coroutine[Any, Any, Carrier]], desk: Desk):
+        self.name = name
+        self.title = title
+        self.terms = terms
+        self.due = False  # the store has more for this lane
+        self.gate = Gate()
+        self.growth = Growth(terms.connections)
+        self.links: set[Link] = set()
+        self.recipients = terms.recipients
+        self._rate = Rate(terms.rate)
+        self._connect = connect
+        self._desk = desk
+        self._mails: deque[Mail] = deque()  # claimed and not begun
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._progress = 0
+        self._stopping = False
+
+    def wanted(self) -> int:
+        """How many mails shall be claimed now."""
+        ready = sum(link.carrier is not None for link in self.links)
+        if not self.due or self._stopping or not ready:
+            return 0
+        target = ready * AHEAD if self._rate.left_s(self._loop.time()) == 0 and self.terms.rate is None else ready
+        return target - len(self._mails) if len(self._mails) <= target // 2 else 0
+
+    def in_hand(self) -> bool:
+        """Whether something claimed has no result yet."""
+        return bool(self._mails) or any(link.busy for link in self.links)
+
+    def feed(self, mails: list[Mail]) -> None:
+        """Takes what was claimed for this lane."""
+        self._mails.extend(mails)
+        for _ in range(min(len(self._mails), len(self._waiters))):
+            self._wake()
+        self.pump()
+
+    def pump(self) -> None:
+        """Opens connections as far as there is need and leave."""
+        now = self._loop.time()
+        if self._stopping or not (self.due or self._mails):
+            return
+        left_s = self.gate.left_s(now)
+        if left_s > 0:
+            self._again_in(left_s)
+            return
+        active = self._active()
+        if not active:
+            self._open()
+        elif all(link.carrier for link in active) and not self.gate.is_shut() and self._mails and not self._waiters:
+            room = self.growth.limit(now) - len(active)
+            for _ in range(min(room, len(self._mails))):
+                self._open()
+
+    def tick(self, now: float) -> None:
+        """Each second: ends steps that last too long, and sees when all connections do nothing but wait."""
+        for link in self.links:
+            if link.carrier is not None:
+                link.carrier.expire(now)
+        if self._mails and not self._waiters and not self._progress:
+            self.growth.slow()
+            self.pump()
+        self._progress = 0
+
+    def take(self, link: Link) -> Attempt | None:
+        """The next mail for a connection that may carry one more at once."""
+        now = self._loop.time()
+        over = link.mails >= self.terms.mails or len(self._active()) > self.growth.limit(now)
+        if not self._mails or self._stopping or over or self._rate.left_s(now) > 0:
+            return None
+        self._rate.take(now)
+        attempt = Attempt(self._mails.popleft())
+        link.mails += 1
+        if self.due and len(self._mails) * 2 <= AHEAD:
+            self._desk.hungry()
+        return attempt
+
+    async def next(self, link: Link) -> Attempt | None:
+        """Waits for the next mail; None when the connection shall end."""
+        while not self._stopping and link.mails < self.terms.mails:
+            attempt = self.take(link)
+            if attempt is not None:
+                return attempt
+            left_s = self._rate.left_s(self._loop.time()) if self._mails else 0.0
+            if self._mails and left_s == 0:
+                return None  # there are too many connections, or this one is old
+            if self.due:
+                self._desk.hungry()
+            if not await self._fed(left_s or IDLE_S) and left_s == 0:
+                break
+        return None
+
+    def back(self, mail: Mail) -> None:
+        """A mail that was taken and not begun."""
+        self._mails.appendleft(mail)
+
+    def finish(self, attempt: Attempt) -> None:
+        """An attempt has come to its end."""
+        self._progress += 1
+        now = self._loop.time()
+        if attempt.most_recipients:
+            self.recipients = max(1, min(self.recipients, attempt.most_recipients))
+        if attempt.effect is Effect.REFUSED:
+            pause_s = self.gate.refused(attempt.trouble, now, self.terms.pause_s)
+            self._shut(attempt.trouble, pause_s)
+        elif attempt.effect is Effect.CROWDED and len(self.links) > 1:
+            self.growth.crowded(now, len(self.links))
+        elif attempt.effect is not Effect.NONE:
+            pause = self.gate.cut(attempt.trouble, now)
+            if pause is not None:
+                self._shut(attempt.trouble, pause)
+        elif any(verdict is not Verdict.RELAY for _, verdict, _, _ in attempt.results):
+            if self.gate.answered():
+                self._desk.said(self, "answers again")
+            self.growth.carried(now, len(self.links), bool(self._mails))
+        self._desk.report(self, attempt)
+
+    def left(self, link: Link, trouble: Trouble | None) -> None:
+        """A connection has ended, or was not to be had."""
+        self.links.discard(link)
+        if trouble is not None:
+            now = self._loop.time()
+            if self.links and not trouble.refused:
+                self.growth.crowded(now, len(self.links) + 1)
+            elif trouble.refused:
+                self._shut(str(trouble), self.gate.refused(str(trouble), now, self.terms.pause_s))
+            else:
+                self._shut(str(trouble), self.gate.down(str(trouble), now, trouble.pause_s))
+        if not self.links:
+            self.growth.idle()
+        self.pump()
+        self._desk.hungry()
+
+    def reopen(self) -> None:
+        """Forgets its trouble and tries at once."""
+        self.gate.open()
+        self.pump()
+
+    def stop(self) -> None:
+        """Begins nothing more; what is in hand comes to its end."""
+        self._stopping = True
+        self.release("the sender was asked to end")
+        while self._waiters:
+            self._wake()
+        for link in list(self.links):
+            if link.carrier is None:
+                link.task.cancel()
+
+    def cut(self, why: str) -> None:
+        """Breaks off what is in hand."""
+        for link in list(self.links):
+            if link.carrier is not None:
+                link.carrier.cut(why)
+
+    def release(self, why: str) -> None:
+        """Gives back what is claimed and not begun."""
+        while self._mails:
+            attempt = Attempt(self._mails.popleft())
+            attempt.settle(attempt.waiting, Verdict.AGAIN, why)
+            self._desk.report(self, attempt)
+
+    def _active(self) -> list[Link]:
+        return [link for link in self.links if not link.leaving]
+
+    def _shut(self, problem: str, pause_s: float) -> None:
+        self._desk.said(self, problem)
+        self.release(problem)
+        self._again_in(pause_s)
+
+    def _again_in(self, pause_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(pause_s, self.pump)
+
+    def _open(self) -> None:
+        link = Link(self, self._desk)
+        self.links.add(link)
+        link.task = self._desk.start(link.run(self._connect))
+
+    async def _fed(self, limit_s: float) -> bool:
+        """Whether there is something to take before the time is over."""
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        timer = self._loop.call_later(limit_s, _end_wait, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        return bool(self._mails)
+
+    def _wake(self) -> None:
+        _end_wait(self._waiters.popleft())
+
+
+class Link:
+    """One connection of a lane, and its life."""
+
+    def __init__(self, lane: Lane, desk: Desk) -> None:
+        self.carrier: Carrier | None = None
+        self.mails = 0  # that it was given
+        self.busy = False
+        self.leaving = False
+        self.task: asyncio.Task[None]
+        self._lane = lane
+        self._desk = desk
+
+    def past_dot(self, attempt: Attempt) -> bool:
+        """Of Guard."""
+        return self._desk.past_dot(attempt)
+
+    def taken(self, attempt: Attempt, answer: str) -> None:
+        """Of Guard."""
+        self._desk.taken(attempt, answer)
+
+    def parts(self, attempt: Attempt) -> Iterable[bytes]:
+        """Of Guard."""
+        return self._desk.parts(attempt)
+
+    def next(self) -> Attempt | None:
+        """Of Guard."""
+        return self._lane.take(self)
+
+    async def run(self, connect: Callable[[Link], Coroutine[Any, Any, Carrier]]) -> None:
+        """Connects, carries mails as long as there are some, and closes."""
+        trouble = None
+        try:
+            self.carrier = await connect(self)
+            self._desk.hungry()
+            await self._carry(self.carrier)
+            await self.carrier.close()
+        except Trouble as error:
+            trouble = error
+        finally:
+            self._lane.left(self, trouble)
+
+    async def _carry(self, carrier: Carrier) -> None:
+        following: Attempt | None = None
+        while carrier.lost is None:
+            attempt = following or await self._lane.next(self)
+            if attempt is None:
+                self.leaving = True
+                return
+            if following is None and carrier.is_stale():
+                self._lane.back(attempt.mail)
+                return
+            self.busy = True
+            try:
+                attempt, following = await carrier.deliver(attempt)
+            except StoreError as error:
+                attempt.settle(attempt.waiting, Verdict.RELAY, f"the message can't be read: {error}")
+            finally:
+                self.busy = False
+            self._lane.finish(attempt)
+        if following is not None:
+            self._lane.back(following.mail)
+
+
+def _end_wait(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

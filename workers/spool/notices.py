@@ -1,0 +1,97 @@
+"""Tells senders what became of their mail: a bounce when a recipient failed or expired, a warning when one is late.
+
+The report is queued in the transaction that writes the result, so that none is lost or told twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from workers.mail.addresses import AddressError, check_address
+from workers.spool.accept import Submission, accept
+from workers.spool.bounce import Failure, Original, bounce, delay_warning, may_bounce, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from workers.mail.config import Config
+    from workers.spool.claims import Result
+    from workers.store.database import Transaction
+
+HEADER_BYTES = 65536
+HOUR_S = 3600.0
+
+
+class Late:
+    """A recipient that is told about without an attempt of ours: expired or late while its relay is down."""
+
+    __slots__ = ("address", "answer", "attempts", "mail_id", "state")
+
+    def __init__(self, mail_id: int, address: str, attempts: int, state: str, answer: str) -> None:
+        self.mail_id = mail_id
+        self.address = address
+        self.attempts = attempts
+        self.state = state
+        self.answer = answer
+
+
+class Notices:
+    """Queues reports by the rules of a config. Used by the writer's thread only."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._remotes = {name: f"{relay.host}" for name, relay in config.relays().items()}
+
+    def write(self, transaction: Transaction, results: Iterable[Result], now: float) -> None:
+        """Reports what was just written about recipients: those given up, and those late for the first time."""
+        warn_after_s = self._config.warn_after_s
+        lost: dict[int, list[Result | Late]] = {}
+        late: dict[int, list[Result | Late]] = {}
+        for result in results:
+            if result.state in ("failed", "expired"):
+                lost.setdefault(result.mail_id, []).append(result)
+            elif result.state == "deferred" and warn_after_s is not None and now - result.created_at > warn_after_s:
+                late.setdefault(result.mail_id, []).append(result)
+        if lost:
+            self.report(transaction, lost, now, warning=False)
+        if late:
+            self.report(transaction, late, now, warning=True)
+
+    def report(self, transaction: Transaction, about: dict[int, list[Result | Late]], now: float, *, warning: bool) -> None:
+        """Queues one report for each mail, where its sender may have one."""
+        rows = transaction.run("sender.reported", {"ids": json.dumps(list(about)), "most": HEADER_BYTES})
+        for mail_id, sender, message_id, created_at, expires_at, size_bytes, warned, lane, start in rows:
+            if warning and warned:
+                continue
+            if warning:
+                transaction.run("sender.set_warned", (mail_id,))
+            header = start.partition(b"\r\n\r\n")[0] + b"\r\n"
+            told = 0 if sender == "" else transaction.run("sender.reports_since", (now - HOUR_S, sender))[0][0]
+            if may_bounce(sender, header, told) is not None:
+                continue
+            original = Original(sender, message_id, created_at, size_bytes, header, str(mail_id))
+            failures = [self._failure(each, lane, now, expires_at if warning else None) for each in about[mail_id]]
+            self._queue(transaction, original, failures, now, warning=warning)
+
+    def _failure(self, about: Result | Late, lane: str, now: float, retry_until: float | None) -> Failure:
+        late = retry_until is not None
+        status = status_of(about.answer, "4.0.0" if late else ("4.4.7" if about.state == "expired" else "5.0.0"))
+        action = "delayed" if late else "failed"
+        remote = self._remotes.get(lane)
+        return Failure(about.address, action, status, about.answer, remote, about.attempts, now, retry_until)
+
+    def _queue(self, transaction: Transaction, original: Original, failures: list[Failure], now: float, *, warning: bool) -> None:
+        host = self._config.domain
+        unique = f"{original.mail_id}.{int(now * 1000):x}.{os.urandom(4).hex()}"
+        build = delay_warning if warning else bounce
+        text = build(original, failures, host=host, now=now, unique=unique)
+        try:
+            recipient = check_address(original.sender)
+        except AddressError:
+            return  # of a mail from before the check; nobody can be told
+        lane = self._config.lane("", recipient)
+        report = Submission("", [recipient], [lane], f"<{unique}@{host}>", text, now + self._config.max_age_s)
+        report.bounce_of = int(original.mail_id)
+        accept(transaction, [report], now)
