@@ -18,8 +18,10 @@ from typing import Any
 import posix_ipc
 import pytest
 
-from workers.spool.bell import bell_name
-from workers.spool.store import Store
+from workers.mail.config import Config
+from workers.spool import listing
+from workers.spool.accept import Submission, accept, open_spool
+from workers.store.bell import bell_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 120.0
@@ -178,6 +180,7 @@ class Spool:
         self.config = folder / "mail.toml"
         self.database = folder / "state" / "mail" / "spool.db"
         self.log = folder / "spool.log"
+        self.lane = "maildir"
         self.senders: list[subprocess.Popen[bytes]] = []
         self.environment = {**os.environ, "MAIL_CONFIG": str(self.config), "PYTHONPATH": str(ROOT)}
         self.configure(settings)
@@ -188,6 +191,7 @@ class Spool:
 
     def through(self, port: int, more: str = 'tls = "none"\n') -> None:
         """Makes the relay at this port of 127.0.0.1 the way out."""
+        self.lane = "relay"
         self.configure(f'[relay]\nhost = "localhost"\nport = {port}\n{more}')
 
     def command(self, *words: str) -> list[str]:
@@ -201,10 +205,18 @@ class Spool:
 
     def queue(self, tags: list[str], recipient: str = "a@example.org") -> None:
         """Queues a mail for each tag, many faster than by sendmail."""
-        store = Store(str(self.database))
+        now = time.time()
+        mails = []
         for tag in tags:
-            store.accept("s@example.org", [recipient], f"<{tag}@x>", f"Subject: {tag}\r\n\r\nbody\r\n".encode(), time.time(), 1e6)
-        store.close()
+            text = f"Subject: {tag}\r\n\r\nbody\r\n".encode()
+            mails.append(Submission("s@example.org", [recipient], [self.lane], f"<{tag}@x>", text, now + 1e6))
+        spool = open_spool(self.settings())
+        spool.transact(lambda transaction: accept(transaction, mails, now))
+        spool.close()
+
+    def settings(self) -> Config:
+        """The config as far as it says where the spool is."""
+        return Config(str(self.config), str(self.folder / "state"))
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Starts a sender as guard does: this Python, the script of List.txt."""
@@ -226,11 +238,7 @@ class Spool:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each recipient, sent ones too."""
-        store = Store(str(self.database))
-        try:
-            return store.recipients(sent_too=True)
-        finally:
-            store.close()
+        return listing.rows(self.settings(), sent_too=True)
 
     def states(self) -> list[str]:
         """The state of each recipient."""

@@ -150,12 +150,12 @@ def test_without_a_relay_mail_goes_into_the_maildir_and_that_is_said(spool: Spoo
     assert f"mail goes to Maildir {spool.folder}/state/mail/delivered" in spool.logged()
 
 
-def test_only_one_sender_works_on_a_spool(spool: Spool) -> None:
-    sender = spool.start()
-    wait_until(lambda: "started" in spool.logged(), "the first works")
-    assert spool.drain() == 75
-    assert "another sender is at work" in spool.logged()
-    assert spool.stop(sender) == 0
+def test_senders_at_once_share_the_work(spool: Spool, sink: Sink) -> None:
+    spool.queue(tags())
+    running = [spool.start("--drain") for _ in range(3)]
+    assert [sender.wait() for sender in running] == [0, 0, 0]
+    assert sink.tags() == tags()
+    assert spool.logged().count("started: ") == 3
 
 
 def test_a_relay_that_comes_back_gets_everything_and_nobody_failed(spool: Spool, tmp_path: Path) -> None:
@@ -177,8 +177,9 @@ def test_one_bad_recipient_does_not_hold_up_the_others(spool: Spool, relay: Make
     made = relay(lambda line: refused.get(line) or friendly(line))
     assert spool.sendmail("bad@x", "good@x", "later@x").returncode == 0
     assert spool.drain() == 0
-    assert spool.states() == ["failed", "sent", "deferred"]
-    assert len(made.bodies) == 1
+    assert spool.states() == ["failed", "sent", "deferred", "sent"]
+    mail, bounce = made.bodies
+    assert "Final-Recipient: rfc822; bad@x\r\nAction: failed\r\nStatus: 5.1.1" in bounce
 
 
 def test_a_connection_lost_behind_the_dot_is_sent_again_with_its_message_id(spool: Spool, relay: MakeRelay) -> None:
@@ -286,7 +287,7 @@ def test_a_certificate_of_nobody_is_trouble_of_the_relay(spool: Spool, tls: str,
         spool.queue(["x"])
         assert spool.drain() == status
         assert spool.states() == [state]
-        assert ("CERTIFICATE_VERIFY_FAILED" in spool.logged()) == (state == "queued")
+        assert ("ca_file or fingerprint" in spool.logged()) == (state == "queued")
     finally:
         made.close()
 

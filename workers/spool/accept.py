@@ -29,9 +29,22 @@ class Submission:
     `lanes` holds, for each of `recipients`, the name of the relay that it goes to.
     """
 
-    __slots__ = ("bounce_of", "expires_at", "identifier", "lanes", "message_id", "priority", "recipients", "send_at", "sender", "text")
+    __slots__ = (
+        "bounce_of",
+        "expires_at",
+        "identifier",
+        "lanes",
+        "message_id",
+        "priority",
+        "recipients",
+        "send_at",
+        "sender",
+        "text",
+    )
 
-    def __init__(self, sender: str, recipients: list[str], lanes: list[str], message_id: str, text: bytes, expires_at: float) -> None:
+    def __init__(
+        self, sender: str, recipients: list[str], lanes: list[str], message_id: str, text: bytes, expires_at: float
+    ) -> None:
         self.sender = sender
         self.recipients = recipients
         self.lanes = lanes

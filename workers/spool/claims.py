@@ -38,7 +38,18 @@ class Mail:
     `body` is the whole message, CRLF, not dot-stuffed, when it is small; else None.
     """
 
-    __slots__ = ("body", "claim", "created_at", "eight_bit", "expires_at", "id", "long_lines", "recipients", "sender", "size_bytes")
+    __slots__ = (
+        "body",
+        "claim",
+        "created_at",
+        "eight_bit",
+        "expires_at",
+        "id",
+        "long_lines",
+        "recipients",
+        "sender",
+        "size_bytes",
+    )
 
     def __init__(self, claim: int, row: Sequence[object], recipients: list[Recipient]) -> None:
         self.claim = claim
@@ -67,7 +78,19 @@ class Result:
     """What is written about one recipient of a claim. `due_at` is in Unix seconds; `unknown` is 1 for an attempt cut
     off behind the final dot."""
 
-    __slots__ = ("address", "answer", "attempts", "claim", "created_at", "due_at", "failures", "id", "mail_id", "state", "unknown")
+    __slots__ = (
+        "address",
+        "answer",
+        "attempts",
+        "claim",
+        "created_at",
+        "due_at",
+        "failures",
+        "id",
+        "mail_id",
+        "state",
+        "unknown",
+    )
 
     def __init__(
         self, recipient: Recipient, mail: Mail, state: str, failures: int, unknown: int, due_at: float, answer: str

@@ -1,13 +1,14 @@
 """The past-dot note: a file of the sender's own, that tells after SIGKILL which mails may have arrived.
 
 Before a mail's final dot goes out its claim is written into a slot of this file, and its answer when that has come.
-The page cache outlives the process, so no sync is needed; after a reboot every claim counts as past the dot, file or
-no file. A slot is one page, written by one pwrite(2), which a signal can't cut in two. It is free again when the
-results are committed.
+The file is mapped: a note costs no system call, and the page cache outlives the process. Nothing is synced, since after
+a reboot every claim counts as past the dot. A slot's first byte is written last, so that no half note is ever read.
+It is free again when the results are committed.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from contextlib import suppress
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SLOT_BYTES = 4096
+SLOTS = 64  # the file grows by so many
 MOST_RECIPIENTS = 500  # in one transaction, so that a slot holds them
-HEAD = struct.Struct("=HHIq")  # state, recipients, bytes of the answer, claim
+HEAD = struct.Struct("=BxHIq")  # state, recipients, bytes of the answer, claim
 FREE, PAST, ANSWERED = 0, 1, 2
 
 
@@ -39,36 +41,62 @@ class Dots:
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._maps: list[mmap.mmap] = []
         self._free: list[int] = []
-        self._slots = 0
+        try:
+            self._grow()
+        except OSError:
+            self.close()
+            raise
 
     def past(self, claim: int, recipients: Sequence[int]) -> int:
         """Notes that the final dot is about to go out; the number of the slot."""
-        slot = self._free.pop() if self._free else self._grow()
-        os.pwrite(self._fd, HEAD.pack(PAST, len(recipients), 0, claim) + _ids(recipients), slot * SLOT_BYTES)
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self._write(slot, HEAD.pack(PAST, len(recipients), 0, claim) + _ids(recipients))
         return slot
 
     def answered(self, slot: int, claim: int, recipients: Sequence[int], answer: str) -> None:
         """Notes that the relay has taken it, and with what words."""
         ids = _ids(recipients)
         words = answer.encode("utf-8", "replace")[: SLOT_BYTES - HEAD.size - len(ids)]
-        os.pwrite(self._fd, HEAD.pack(ANSWERED, len(recipients), len(words), claim) + ids + words, slot * SLOT_BYTES)
+        self._write(slot, HEAD.pack(ANSWERED, len(recipients), len(words), claim) + ids + words)
 
     def free(self, slot: int) -> None:
         """The results are committed: the slot may be used again."""
-        os.pwrite(self._fd, HEAD.pack(FREE, 0, 0, 0), slot * SLOT_BYTES)
+        part, place = self._place(slot)
+        part[place] = FREE
         self._free.append(slot)
 
     def close(self) -> None:
         """Takes the file away: nothing is claimed any more."""
+        for part in self._maps:
+            part.close()
         os.close(self._fd)
         with suppress(FileNotFoundError):
             os.unlink(self.path)
 
-    def _grow(self) -> int:
-        os.posix_fallocate(self._fd, self._slots * SLOT_BYTES, SLOT_BYTES)  # a full disk is met here, not behind the dot
-        self._slots += 1
-        return self._slots - 1
+    def _write(self, slot: int, note: bytes) -> None:
+        part, place = self._place(slot)
+        if part[place] == FREE:
+            part[place + 1 : place + len(note)] = note[1:]
+        else:  # only words are added behind what stands there
+            part[place + HEAD.size : place + len(note)] = note[HEAD.size :]
+            part[place + 1 : place + HEAD.size] = note[1 : HEAD.size]
+        part[place] = note[0]
+
+    def _place(self, slot: int) -> tuple[mmap.mmap, int]:
+        return self._maps[slot // SLOTS], slot % SLOTS * SLOT_BYTES
+
+    def _grow(self) -> None:
+        """Makes the file longer by written pages: a full disk is met here, and not by a signal behind the dot."""
+        start = len(self._maps) * SLOTS
+        size_bytes = SLOTS * SLOT_BYTES
+        if os.pwrite(self._fd, bytes(size_bytes), start * SLOT_BYTES) != size_bytes:
+            raise OSError(28, os.strerror(28), self.path)
+        self._maps.append(mmap.mmap(self._fd, size_bytes, offset=start * SLOT_BYTES))
+        self._free += range(start, start + SLOTS)
 
 
 def path_of(database: str, owner_id: int) -> str:

@@ -42,7 +42,8 @@ HEADINGS = ("mail", "age", "state", "tries", "next try", "to", "last answer")
 def rows(config: Config, *, sent_too: bool) -> list[dict[str, Any]]:
     """A row for each recipient, oldest first, with COLUMNS as keys; none when there is no spool yet. Raises Refused."""
     name = "admin.all_recipients" if sent_too else "admin.recipients"
-    return [dict(zip(COLUMNS, row, strict=True)) for row in read(config, [], lambda spool: spool.run(name))]
+    found: list[tuple[Any, ...]] = read(config, [], lambda spool: spool.run(name))
+    return [dict(zip(COLUMNS, row, strict=True)) for row in found]
 
 
 def unsent(config: Config) -> int:

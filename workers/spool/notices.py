@@ -44,8 +44,9 @@ class Notices:
         self._config = config
         self._remotes = {name: f"{relay.host}" for name, relay in config.relays().items()}
 
-    def write(self, transaction: Transaction, results: Iterable[Result], now: float) -> None:
-        """Reports what was just written about recipients: those given up, and those late for the first time."""
+    def write(self, transaction: Transaction, results: Iterable[Result], now: float) -> int:
+        """Reports what was just written about recipients, those given up and those late for the first time; how many
+        reports that made."""
         warn_after_s = self._config.warn_after_s
         lost: dict[int, list[Result | Late]] = {}
         late: dict[int, list[Result | Late]] = {}
@@ -54,13 +55,12 @@ class Notices:
                 lost.setdefault(result.mail_id, []).append(result)
             elif result.state == "deferred" and warn_after_s is not None and now - result.created_at > warn_after_s:
                 late.setdefault(result.mail_id, []).append(result)
-        if lost:
-            self.report(transaction, lost, now, warning=False)
-        if late:
-            self.report(transaction, late, now, warning=True)
+        told = self.report(transaction, lost, now, warning=False) if lost else 0
+        return told + (self.report(transaction, late, now, warning=True) if late else 0)
 
-    def report(self, transaction: Transaction, about: dict[int, list[Result | Late]], now: float, *, warning: bool) -> None:
-        """Queues one report for each mail, where its sender may have one."""
+    def report(self, transaction: Transaction, about: dict[int, list[Result | Late]], now: float, *, warning: bool) -> int:
+        """Queues one report for each mail, where its sender may have one; how many."""
+        number = 0
         rows = transaction.run("sender.reported", {"ids": json.dumps(list(about)), "most": HEADER_BYTES})
         for mail_id, sender, message_id, created_at, expires_at, size_bytes, warned, lane, start in rows:
             if warning and warned:
@@ -73,7 +73,8 @@ class Notices:
                 continue
             original = Original(sender, message_id, created_at, size_bytes, header, str(mail_id))
             failures = [self._failure(each, lane, now, expires_at if warning else None) for each in about[mail_id]]
-            self._queue(transaction, original, failures, now, warning=warning)
+            number += self._queue(transaction, original, failures, now, warning=warning)
+        return number
 
     def _failure(self, about: Result | Late, lane: str, now: float, retry_until: float | None) -> Failure:
         late = retry_until is not None
@@ -82,7 +83,7 @@ class Notices:
         remote = self._remotes.get(lane)
         return Failure(about.address, action, status, about.answer, remote, about.attempts, now, retry_until)
 
-    def _queue(self, transaction: Transaction, original: Original, failures: list[Failure], now: float, *, warning: bool) -> None:
+    def _queue(self, transaction: Transaction, original: Original, failures: list[Failure], now: float, *, warning: bool) -> bool:
         host = self._config.domain
         unique = f"{original.mail_id}.{int(now * 1000):x}.{os.urandom(4).hex()}"
         build = delay_warning if warning else bounce
@@ -90,8 +91,9 @@ class Notices:
         try:
             recipient = check_address(original.sender)
         except AddressError:
-            return  # of a mail from before the check; nobody can be told
+            return False  # of a mail from before the check; nobody can be told
         lane = self._config.lane("", recipient)
         report = Submission("", [recipient], [lane], f"<{unique}@{host}>", text, now + self._config.max_age_s)
         report.bounce_of = int(original.mail_id)
         accept(transaction, [report], now)
+        return True

@@ -68,9 +68,7 @@ def forget_notes(path: str, ids: list[int]) -> None:
             os.unlink(dots.path_of(path, owner_id))
 
 
-def _rows(
-    transaction: Transaction, owner: Owner, notes: list[dots.Note] | None, found: Recovered, now: float
-) -> Iterator[Row]:
+def _rows(transaction: Transaction, owner: Owner, notes: list[dots.Note] | None, found: Recovered, now: float) -> Iterator[Row]:
     """What becomes of all that the owner held. Without its notes each claim counts as past the dot."""
     by_claim = {(note.claim, recipient): note for note in notes or () for recipient in note.recipients}
     for id_, _, claim, failures in claims.claimed(transaction, owner):

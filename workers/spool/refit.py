@@ -153,7 +153,7 @@ def _delimiters(text: bytes, at: int, end: int, boundary: bytes) -> list[tuple[i
         line_end = text.find(b"\r\n", start, end)
         stop = end if line_end < 0 else line_end + 2
         rest = text[start + len(mark) : stop].rstrip(b" \t\r\n")
-        if rest in (b"", b"--") and (start == at or text.startswith(b"\r\n", start - 2)):
+        if rest in (b"", b"--") and text.startswith(b"\r\n", start - 2):  # a header stands before any of them
             found.append((start, stop, bool(rest)))
             if rest:
                 break

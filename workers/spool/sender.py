@@ -123,9 +123,7 @@ class Sender:
         now = time.time()
         mail = attempt.mail
         for recipient, verdict, text, asked_s in attempt.results:
-            state, failures, due_at = outcome(
-                verdict, recipient.failures, now, mail.expires_at, random.random(), asked_s
-            )
+            state, failures, due_at = outcome(verdict, recipient.failures, now, mail.expires_at, random.random(), asked_s)
             unknown = int(verdict is Verdict.UNKNOWN)
             if unknown and self.config.unknown == "hold":
                 state, due_at = "unknown", NEVER
@@ -243,7 +241,7 @@ class Sender:
         try:
             if wants and self._dots is None:
                 await self._register()
-            fed = await self._writer.do(partial(self._transaction, results=results, wants=wants, now=time.time()))
+            told, fed = await self._writer.do(partial(self._transaction, results=results, wants=wants, now=time.time()))
         except (StoreError, LeaseLost) as error:
             self._results, self._slots, self._lines = results + self._results, slots + self._slots, lines + self._lines
             if isinstance(error, LeaseLost):
@@ -258,15 +256,18 @@ class Sender:
             line("\n".join(lines))
         for (name, most, _), mails in zip(wants, fed, strict=True):
             self._feed(self.lanes[name], mails, most)
+        if told:
+            self.scan()
         return True
 
     def _transaction(
         self, transaction: Transaction, results: list[Result], wants: list[tuple[str, int, int]], now: float
-    ) -> list[list[Mail]]:
-        """Runs in the writer's thread: it touches nothing of the sender but the lease."""
+    ) -> tuple[int, list[list[Mail]]]:
+        """The number of reports queued, and what was claimed. Runs in the writer's thread: it touches nothing of the
+        sender but the lease."""
         written = claims.settle(transaction, results, now)
-        self._notices.write(transaction, [result for result in results if result.id in written], now)
-        return [claims.claim(transaction, self._lease, name, most, per_mail, now) for name, most, per_mail in wants]
+        told = self._notices.write(transaction, [result for result in results if result.id in written], now)
+        return told, [claims.claim(transaction, self._lease, name, most, per_mail, now) for name, most, per_mail in wants]
 
     def _feed(self, lane: Lane, mails: list[Mail], most: int) -> None:
         if sum(len(mail.recipients) for mail in mails) < most:

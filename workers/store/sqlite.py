@@ -213,7 +213,9 @@ def store_error(path: str, error: sqlite3.Error) -> StoreError:
     if kind == DENIED:
         return StoreError(kind, f"{path}: {error}; this user may not use the spool, or its folder is read-only")
     if kind == CORRUPT:
-        return StoreError(kind, f"{path}: {error}; take a copy, then put back a backup or save what can be read: sqlite3 .recover")
+        return StoreError(
+            kind, f"{path}: {error}; take a copy, then put back a backup or save what can be read: sqlite3 .recover"
+        )
     return StoreError(kind, f"{path}: {error}")
 
 

@@ -70,7 +70,9 @@ class Writer:
         return batch
 
 
-def _do(database: Database, batch: list[tuple[Work, asyncio.Future[Any]]], outcomes: list[tuple[Any, Any, BaseException | None]]) -> None:
+def _do(
+    database: Database, batch: list[tuple[Work, asyncio.Future[Any]]], outcomes: list[tuple[Any, Any, BaseException | None]]
+) -> None:
     try:
         results = database.transact(lambda transaction: [work(transaction) for work, _ in batch])
         outcomes += [(future, result, None) for (_, future), result in zip(batch, results, strict=True)]
