@@ -25,7 +25,7 @@ from workers.spool.delivery import LOST, Step
 from workers.spool.login import TokenCache, expiry, is_private, without
 
 Value = TypeVar("Value")
-Answer = bytes | str | Callable[[str], "Answer"]  # bytes are sent, a function is asked, the rest are the words below
+Answer = bytes | str | list[Any] | Callable[[str], "Answer"]  # sent, a word below, parts to send or call, or who is asked
 SILENCE, CUT, DRIP, ENDLESS = "silence", "cut", "drip", "endless"
 SHORT_S = 0.3
 SECRET = "pässword  s3cret"  # also letters outside ASCII, and two spaces, which a log line would fold
@@ -61,10 +61,6 @@ class Server:
         for thread in self._threads[1:]:
             thread.join()
         self._listener.close()
-
-    def say(self, words: bytes) -> None:
-        """Says something on the newest connection though nobody asked."""
-        self._open[-1][-1].sendall(words)
 
     def _accept(self) -> None:
         while not self._stop.is_set():
@@ -115,6 +111,9 @@ class Server:
             answer = answer(line)
         if isinstance(answer, bytes):
             sock.sendall(answer)
+        elif isinstance(answer, list):
+            for part in answer:
+                sock.sendall(part) if isinstance(part, bytes) else part()
         elif answer == ENDLESS:
             sock.sendall(b"250-" + b"x" * 1_000_000 + b"\r\n250 y\r\n")
         elif answer == DRIP:
@@ -122,7 +121,7 @@ class Server:
                 sock.sendall(b"2")
         elif answer == SILENCE:
             self._stop.wait()
-        return isinstance(answer, bytes) or answer == ENDLESS
+        return isinstance(answer, (bytes, list)) or answer == ENDLESS
 
 
 class Certificates:
@@ -686,6 +685,20 @@ def test_many_connections_share_one_run_of_the_token_command(serve: Serve, tmp_p
     assert runs(tmp_path) == 2
 
 
+def test_a_late_refusal_of_an_old_token_does_not_drop_the_new_one(tmp_path: Path) -> None:
+    relay = relay_to(25, **with_tokens(tmp_path, "first", "second", "third"))
+    tokens = TokenCache()
+
+    async def asked() -> list[str]:
+        found = []
+        for _ in range(3):
+            found.append(await tokens.get(relay))
+            tokens.forget(relay, "first")
+        return found
+
+    assert run(asked()) == ["first", "second", "second"]
+
+
 def jwt(claims: str) -> str:
     return f"e30.{base64.urlsafe_b64encode(claims.encode()).decode().rstrip('=')}.x"
 
@@ -753,16 +766,20 @@ def test_another_protocol_goes_on_with_the_connection(serve: Serve, certificates
 
 @pytest.mark.parametrize("tls", ["none", "tls"])
 def test_nothing_is_lost_between_the_login_and_the_hand_over(serve: Serve, certificates: Certificates, tls: str) -> None:
-    server: Server = serve({"EHLO": b"250 relay\r\n"}, certificates.server("good"), at_once=tls == "tls")
+    go = threading.Event()
+    offer = [b"250 relay\r\n", lambda: go.wait(60), b"421 bye\r\n"]
+    server = serve({"EHLO": offer}, certificates.server("good"), at_once=tls == "tls")
 
     async def talk() -> bytes:
         made = await connect(relay_to(server, tls=tls, ca_file=certificates.path("good")), "client.example")
-        server.say(b"421 bye\r\n")
-        await asyncio.to_thread(_wait_for_bytes, made.transport.get_extra_info("socket").fileno())
-        await asyncio.sleep(0)  # one turn in which the loop looks at its sockets
-        raw = Raw()
-        made.hand_over(raw)
-        found = await raw.lines.get()
+        go.set()
+        async with asyncio.timeout(60):
+            while not _words_wait(made.transport):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # another turn, in which the loop would take them
+            raw = Raw()
+            made.hand_over(raw)
+            found = await raw.lines.get()
         made.transport.abort()
         await raw.lost
         return found
@@ -770,10 +787,11 @@ def test_nothing_is_lost_between_the_login_and_the_hand_over(serve: Serve, certi
     assert run(talk()) == b"421 bye\r\n"
 
 
-def _wait_for_bytes(descriptor: int) -> None:
-    watch = select.poll()
-    watch.register(descriptor, select.POLLIN)
-    assert watch.poll(60_000)
+def _words_wait(transport: Any) -> bool:
+    """Whether something has come that nobody has read; under TLS it is waiting in asyncio."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return cast(bool, transport.get_read_buffer_size() > 0)
+    return bool(select.select([transport.get_extra_info("socket").fileno()], [], [], 0)[0])
 
 
 def test_a_connect_that_is_called_off_leaves_nothing_open(serve: Serve) -> None:

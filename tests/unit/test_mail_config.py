@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,6 @@ import pytest
 from workers.mail import config as config_module
 from workers.mail.config import Config, find, load
 from workers.mail.errors import CONFIG, Refused
-from workers.mail.secrets import SecretError, password
-from workers.mail.values import duration_s, expand, size_bytes
 
 
 def written(folder: Path, text: str, mode: int = 0o600) -> str:
@@ -56,44 +57,92 @@ def test_relative_paths_start_at_the_folder_of_the_config(tmp_path: Path) -> Non
     assert loaded(tmp_path, '[spool]\ndatabase = "x.db"\n').database == f"{tmp_path}/x.db"
 
 
-def test_values_are_read(tmp_path: Path) -> None:
-    text = '[spool]\nmax_age = "2h"\nmax_size = "3K"\n[aliases]\nRoot = "a@b"\nteam = ["c@d", "e@f"]\n'
-    config = loaded(tmp_path, text)
-    assert (config.max_age_s, config.max_size_bytes) == (7200, 3072)
+DEFAULTS = {
+    "max_age_s": 5 * 86400,
+    "warn_after_s": 4 * 3600,
+    "max_size_bytes": 50 * 1024**2,
+    "keep_sent_s": 30 * 86400,
+    "unknown": "resend",
+    "group": None,
+    "priorities": {"now": 0, "normal": 5, "bulk": 9},
+    "aliases": {},
+    "relay": None,
+    "routes": {},
+    "identities": {},
+}
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_the_defaults_are_the_same_with_an_empty_file_and_with_none(tmp_path: Path, from_file: bool) -> None:
+    config = loaded(tmp_path, f'[spool]\nstate = "{tmp_path}/s"\n') if from_file else Config(None, f"{tmp_path}/s")
+    assert {key: getattr(config, key) for key in DEFAULTS} == DEFAULTS
+    assert config.domain == config.helo == os.uname().nodename
+    assert config.database == f"{tmp_path}/s/mail/spool.db"
+    assert config.delivered == f"{tmp_path}/s/mail/delivered"
+    assert config.templates == (f"{tmp_path}/templates" if from_file else f"{tmp_path}/s/mail/templates")
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ('max_age = "2h"', "max_age_s", 7200),
+        ('warn_after = "30m"', "warn_after_s", 1800),
+        ('warn_after = "never"', "warn_after_s", None),
+        ('max_size = "3K"', "max_size_bytes", 3072),
+        ('keep_sent = "1d"', "keep_sent_s", 86400),
+        ('unknown = "hold"', "unknown", "hold"),
+        ('domain = "Bücher.example"', "domain", "xn--bcher-kva.example"),
+        ('helo = "out.example.org"', "helo", "out.example.org"),
+        ('helo = "[192.0.2.1]"', "helo", "[192.0.2.1]"),
+        ('domain = "example.org"', "helo", "example.org"),
+        ("priorities = { normal = 3, later = 9 }", "priorities", {"normal": 3, "later": 9}),
+        (f'group = "{grp.getgrgid(0).gr_name}"', "group", grp.getgrgid(0).gr_name),
+        ('templates = "/t/../u"', "templates", "/u"),
+    ],
+)
+def test_each_key_of_the_spool_is_read(tmp_path: Path, line: str, key: str, value: object) -> None:
+    assert getattr(loaded(tmp_path, f"[spool]\n{line}\n"), key) == value
+
+
+def test_aliases_are_read_in_lower_case(tmp_path: Path) -> None:
+    config = loaded(tmp_path, '[aliases]\nRoot = "a@b"\nteam = ["c@d", "e@f"]\n')
     assert config.aliases == {"root": ["a@b"], "team": ["c@d", "e@f"]}
-
-
-@pytest.mark.parametrize(("tls", "port"), [("tls", 465), ("starttls", 587), ("opportunistic", 25), ("none", 25)])
-def test_the_port_follows_from_tls(tmp_path: Path, tls: str, port: int) -> None:
-    relay = loaded(tmp_path, f'[relay]\nhost = "h"\ntls = "{tls}"\n').relay
-    assert relay is not None
-    assert (relay.port, relay.tls) == (port, tls)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[spool]\nfoo = 1\n", ["spool.foo", "unknown", "max_age"]),
-        ("[other]\n", ["other", "unknown", "relay"]),
+        ("[other]\n", ["other", "unknown", "relay", "routes", "identity"]),
         ("[imap]\n", ["imap", "not yet known in this version"]),
-        ('[spool]\nunknown = "hold"\n', ["spool.unknown", "not yet known"]),
-        ('[relay]\nhost = "h"\nrate = "1/s"\n', ["relay.rate", "not yet known"]),
+        ('[[imap.accounts]]\nname = "a"\n', ["imap", "not yet known in this version"]),
         ("spool = 3\n", ["spool", "section"]),
+        ("[[spool]]\n", ["spool", "section"]),
+        ("[spool]\nfoo = 1\n", ["spool.foo", "unknown", "max_age", "priorities"]),
+        ("[spool]\nstate = 1\n", ["spool.state", "quotes"]),
+        ('[spool]\nstate = ""\n', ["spool.state", "one line"]),
+        ('[spool]\ndatabase = "postgresql://h/d"\n', ["spool.database", "not yet known"]),
+        ('[spool]\ndomain = "a b"\n', ["spool.domain", "mail.example.org"]),
+        ('[spool]\nhelo = "x y"\n', ["spool.helo", "mail.example.org"]),
         ('[spool]\nmax_age = "5"\n', ["spool.max_age", "5d"]),
         ("[spool]\nmax_age = 5\n", ["spool.max_age", "quotes"]),
+        ('[spool]\nwarn_after = "no"\n', ["spool.warn_after", "4h", "never"]),
         ('[spool]\nmax_size = "much"\n', ["spool.max_size", "50M"]),
-        ('[spool]\ndatabase = "postgresql://h/d"\n', ["spool.database", "not yet known"]),
-        ("[relay]\nport = 25\n", ["relay.host"]),
-        ('[relay]\nhost = "h"\nport = "25"\n', ["relay.port", "number"]),
-        ('[relay]\nhost = "h"\nport = true\n', ["relay.port", "number"]),
-        ('[relay]\nhost = "h"\nport = 70000\n', ["relay.port", "65535"]),
-        ('[relay]\nhost = "h"\ntls = "yes"\n', ["relay.tls", "opportunistic"]),
-        ('[relay]\nhost = "h"\nuser = "u"\n', ["relay.user", "password_command"]),
-        ('[relay]\nhost = "h"\npassword_file = "p"\n', ["relay.user", "login name"]),
-        ('[relay]\nhost = "${SURELY_NOT_SET}"\n', ["relay.host", "SURELY_NOT_SET"]),
+        ('[spool]\nkeep_sent = "never"\n', ["spool.keep_sent", "5d"]),
+        ('[spool]\nunknown = "drop"\n', ["spool.unknown", '"resend" or "hold"']),
+        ('[spool]\ngroup = "no such group"\n', ["spool.group", "groupadd"]),
+        ('[spool]\ngroup = "a\\u0000b"\n', ["spool.group", "control characters"]),
+        ("[spool]\ntemplates = []\n", ["spool.templates", "quotes"]),
+        ("[spool]\npriorities = 3\n", ["spool.priorities", "section"]),
+        ("[spool]\npriorities = { bulk = 9 }\n", ["spool.priorities.normal", "0 to 9"]),
+        ("[spool]\npriorities = { normal = 5, bulk = 10 }\n", ["spool.priorities.bulk", "0 to 9"]),
+        ("[spool]\npriorities = { normal = -1 }\n", ["spool.priorities.normal", "0 to 9"]),
+        ('[spool]\npriorities = { normal = 5, "very low" = "9" }\n', ['spool.priorities."very low"', "number"]),
+        ("[spool]\npriorities = { normal = 5, 3 = 3 }\n", ["spool.priorities.3", "name"]),
         ('[aliases]\nroot = "nobody"\n', ["aliases.root", "local@domain"]),
         ("[aliases]\nroot = []\n", ["aliases.root"]),
+        ('[aliases]\n"a@b" = "c@d"\n', ['aliases."a@b"', "a name with"]),
         ('[aliases]\nroot = "a@b\\r\\nc"\n', ["aliases.root", "control"]),
+        ('[spool]\nstate = "${SURELY_NOT_SET}"\n', ["spool.state", "SURELY_NOT_SET"]),
         ("[spool\n", ["TOML"]),
     ],
 )
@@ -101,7 +150,7 @@ def test_a_mistake_names_file_key_and_what_is_allowed(tmp_path: Path, text: str,
     with pytest.raises(Refused) as refused:
         loaded(tmp_path, text)
     assert refused.value.status == CONFIG
-    for word in [f"{tmp_path}/mail.toml", *words]:
+    for word in [f"{tmp_path}/mail.toml: ", *words]:
         assert word in str(refused.value)
 
 
@@ -131,52 +180,6 @@ def test_variables_come_from_the_environment_and_are_noted(tmp_path: Path, monke
     assert relay.hidden_names == {"RELAY_HOST"}
 
 
-def test_expand_replaces_each_variable_once() -> None:
-    names: set[str] = set()
-    assert expand("a${X}b${Y}$c", {"X": "${Y}", "Y": "2"}, names) == "a${Y}b2$c"
-    assert names == {"X", "Y"}
-    with pytest.raises(ValueError, match="closing"):
-        expand("${X", {"X": "1"}, names)
-
-
-@pytest.mark.parametrize(("text", "value"), [("90s", 90), ("1.5h", 5400), ("2w", 1209600)])
-def test_durations(text: str, value: float) -> None:
-    assert duration_s(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "5", "d", "0s", "-1s", "1 d", "5D", "\u0661s", "1.s5s", "infs"])
-def test_wrong_durations(text: str) -> None:
-    with pytest.raises(ValueError, match="such as"):
-        duration_s(text)
-
-
-@pytest.mark.parametrize(("text", "value"), [("500", 500), ("1K", 1024), ("1.5M", 1572864)])
-def test_sizes(text: str, value: int) -> None:
-    assert size_bytes(text) == value
-
-
-def with_password_file(folder: Path, secret: str, mode: int) -> Config:
-    (folder / "pw").write_text(secret)
-    (folder / "pw").chmod(mode)
-    return loaded(folder, '[relay]\nhost = "h"\nuser = "u"\npassword_file = "pw"\n')
-
-
-def test_the_first_line_of_the_password_file_is_the_password(tmp_path: Path) -> None:
-    relay = with_password_file(tmp_path, "s3cret \r\nsecond\n", 0o600).relay
-    assert relay is not None
-    assert password(relay) == "s3cret "
-
-
-@pytest.mark.parametrize(("secret", "mode"), [("s3cret", 0o604), ("\ns3cret", 0o600)])
-def test_a_bad_password_file_is_refused_without_telling_it(tmp_path: Path, secret: str, mode: int) -> None:
-    relay = with_password_file(tmp_path, secret, mode).relay
-    assert relay is not None
-    with pytest.raises(SecretError) as refused:
-        password(relay)
-    assert "s3cret" not in str(refused.value)
-    assert "pw" in str(refused.value)
-
-
 def test_a_user_without_a_home_needs_a_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_module, "_home", lambda: None)
     monkeypatch.setattr(config_module, "SYSTEM_FILE", str(tmp_path / "none"))
@@ -185,3 +188,31 @@ def test_a_user_without_a_home_needs_a_state_folder(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(Refused, match=r"spool\.state"):
         load()
+
+
+HEAVY = {"dataclasses", "email", "grp", "ssl", "subprocess", "tomllib", "workers.mail.routes"}
+LOAD = """
+import sys
+from workers.mail import config
+config.SYSTEM_FILE, config._home = "/does/not/exist", lambda: "/does/not/exist"
+config.load(*sys.argv[1:])
+print(*sys.modules)
+"""
+
+
+def modules_after_load(*words: str) -> set[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "MAIL_CONFIG"}
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    command = [sys.executable, "-S", "-c", LOAD, *words]
+    return set(subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout.split())
+
+
+def test_defaults_without_a_file_import_nothing_that_a_file_needs() -> None:
+    assert not modules_after_load() & (HEAVY | {"workers.mail.schema", "workers.mail.values", "workers.mail.plain_toml"})
+
+
+def test_a_plain_file_imports_nothing_heavy(tmp_path: Path) -> None:
+    text = '[spool]\nmax_age = "2d"\n[aliases]\nroot = ["a@b", "c@d"]\n[relay]\nhost = "h"\n'
+    assert not modules_after_load(written(tmp_path, text)) & HEAVY
+    routed = modules_after_load(written(tmp_path, f'{text}[routes."example.net"]\nhost = "g"\n'))
+    assert routed & HEAVY == {"workers.mail.routes"}

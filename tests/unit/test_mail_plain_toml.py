@@ -11,7 +11,26 @@ from hypothesis import strategies as st
 
 from workers.mail.plain_toml import parse
 
-WORDS = ["[a]", "[b.c]", "[a] # x", "k", "k2", "x", '"text"', "'x'", "12", "012", "0", "-1", "1_0", "1.5", "true", "# note"]
+WORDS = [
+    "[a]",
+    "[b.c]",
+    '[b."c"]',
+    '["x", "y"]',
+    "[a] # x",
+    "k",
+    "k2",
+    "x",
+    '"text"',
+    "'x'",
+    "12",
+    "012",
+    "0",
+    "-1",
+    "1_0",
+    "1.5",
+    "true",
+    "# note",
+]
 SIGNS = [
     "=",
     " = ",
@@ -66,6 +85,9 @@ LINES = st.sampled_from(
         "# note",
         '\tm\t=\t"ä"\t',
         'k = ""',
+        'l = ["v", "#]"] # x',
+        "n = [ ]",
+        'n=[ "v" , ]#x',
     ]
 )
 
@@ -75,9 +97,37 @@ def test_plain_lines_are_read_or_refused_exactly_as_tomllib_does(text: str) -> N
     assert parse(text) == by_tomllib(text)
 
 
+@given(st.lists(st.sampled_from(['[r."a.b"]', '[r."ä"] # x', '[s."a.b"]', "[t]", 'k = "v"', "j = 1"]), max_size=6).map("\n".join))
+def test_sections_with_a_quoted_name_are_read_or_refused_exactly_as_tomllib_does(text: str) -> None:
+    assert parse(text) == by_tomllib(text)
+
+
+@pytest.mark.parametrize("text", ['r = 1\n[r."a"]', '[r]\na = 1\n[r."a"]', '[r."a"]\n[r."a"]'])
+def test_a_quoted_name_that_is_taken_is_refused_by_both(text: str) -> None:
+    assert parse(text) is None
+    assert by_tomllib(text) is None
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "k = [",
+        'k = ["a"',
+        'k = ["a" "b"]',
+        "k = [,]",
+        'k = ["a",,]',
+        'k = ["a", 1]',
+        "k = ['a']",
+        'k = ["\\n"]',
+        'k = ["a"] x',
+        'k = [["a"]]',
+        'k = ["""a"""]',
+        '[a."b]"]',
+        '[a."b\\n"]',
+        '[a . "b"]',
+        '[a."b"."c"]',
+        '[a.""]',
+        '["a"]',
         'k = "\\n"',
         "k = 'x'",
         "k = [1]",

@@ -108,6 +108,7 @@ class Config:
 
     __slots__ = (
         "aliases",
+        "asked_for",
         "database",
         "delivered",
         "domain",
@@ -129,6 +130,7 @@ class Config:
 
     def __init__(self, path: str | None, state: str) -> None:
         self.path = path
+        self.asked_for: str | None = None  # the file that the command line names
         self.state = state
         self.database = os.path.join(state, "mail", "spool.db")
         self.delivered = os.path.join(state, "mail", "delivered")
@@ -169,6 +171,17 @@ def load(explicit: str | None = None) -> Config:
 
     Raises Refused(78) naming file, key and what is allowed; Refused(77) for a file that this user can't read.
     """
+    config = _loaded(explicit)
+    config.asked_for = explicit
+    return config
+
+
+def find_again(config: Config) -> str | None:
+    """The path of the file that would be read now in place of `config`'s."""
+    return find(config.asked_for, os.environ.get("MAIL_CONFIG"), _home())
+
+
+def _loaded(explicit: str | None) -> Config:
     home = _home()
     path = find(explicit, os.environ.get("MAIL_CONFIG"), home)
     state = ROOT_STATE if os.geteuid() == 0 else home and os.path.join(home, ".local", "state", "semguard")

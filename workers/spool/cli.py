@@ -1,12 +1,24 @@
-"""The command line of smtp-spool; also of `sendmail` and `mailq` when it is called by one of these names."""
+"""The command line of smtp-spool; also of `sendmail`, `mailq` and `newaliases` when it is called by one of these names.
+
+Each command imports what it needs when it runs: a sendmail call pays for nothing else.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 
 from workers.mail.errors import IO, OK, USAGE, Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from workers.mail.config import Config
+    from workers.spool.commandline import Words
+
+AS_SENDMAIL = ("sendmail", "mailq", "newaliases")
+CHOICE = ("--state", "--to")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,10 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)
     name = os.path.basename(words[0]) if words else ""
     try:
-        if name == "sendmail":
-            return _sendmail(words[1:], None)
-        if name == "mailq":
-            return _list([], None)
+        if name in AS_SENDMAIL:
+            return _sendmail(words[1:], None, name)
         return _dispatch(words[1:])
     except Refused as refused:
         print(f"{name or 'smtp-spool'}: {refused}", file=sys.stderr)
@@ -40,78 +50,188 @@ def _dispatch(words: list[str]) -> int:
             explicit = option.partition("=")[2]
         else:
             raise Refused(USAGE, f"unknown option {option}, or its value is missing; see smtp-spool --help")
-    commands = {"sendmail": _sendmail, "run": _run, "list": _list, "count": _count}
-    if not words or words[0] not in commands:
+    if words and words[0] in AS_SENDMAIL:
+        return _sendmail(words[1:], explicit, words[0])
+    if not words or words[0] not in COMMANDS:
         what = f"unknown command {words[0]}" if words else "no command"
-        raise Refused(USAGE, f"{what}; known are {', '.join(commands)}; see smtp-spool --help")
-    return commands[words[0]](words[1:], explicit)
+        raise Refused(USAGE, f"{what}; known are sendmail, {', '.join(COMMANDS)}; see smtp-spool --help")
+    return _command(words[0], words[1:], explicit)
 
 
-def _sendmail(words: list[str], explicit: str | None) -> int:
+def _command(name: str, words: list[str], explicit: str | None) -> int:
+    from workers.mail.config import load
+    from workers.spool.commandline import read
+
+    run, flags, values, operands = COMMANDS[name]
+    if words[:1] in (["--help"], ["-h"]):
+        return _help(f"{name.upper().replace('-', '_')}_HELP")
+    found = read(words, flags=flags, values=values, operands=operands)
+    if "--help" in found.flags:
+        return _help(f"{name.upper().replace('-', '_')}_HELP")
+    config = load(found.one("--config") or explicit)
+    result: int = run(config, found) if run is not _change else _change(config, found, name)
+    return result
+
+
+def _sendmail(words: list[str], explicit: str | None, name: str) -> int:
     if words == ["--help"]:
         return _help("SENDMAIL_HELP")
     from workers.mail.config import load
     from workers.spool.arguments import UsageError, parse
 
+    if words[:1] == ["--config"] and len(words) > 1:
+        explicit, words = words[1], words[2:]
     try:
-        arguments = parse(words)
+        arguments = parse(words, name)
     except UsageError as error:
         raise Refused(USAGE, f"{error}; see smtp-spool sendmail --help") from None
+    if arguments.rebuild_aliases:
+        return OK
     if arguments.list_queue:
-        return _list([], explicit)
-    from workers.spool.sendmail import submit
+        return _command("list", [], explicit)
+    if arguments.flush:
+        return _flush(load(explicit))
+    from workers.spool.sendmail import serve, submit
 
+    if arguments.speak_smtp:
+        return serve(load(explicit))
     submit(arguments, load(explicit))
     return OK
 
 
-def _run(words: list[str], explicit: str | None) -> int:
-    explicit, flags = _flags(words, explicit, ("--drain",))
-    if "--help" in flags:
-        return _help("RUN_HELP")
-    from workers.mail.config import load
+def _run(config: Config, words: Words) -> int:
     from workers.spool.run import run
 
-    return run(load(explicit), drain="--drain" in flags)
+    return run(config, drain="--drain" in words.flags)
 
 
-def _list(words: list[str], explicit: str | None) -> int:
-    explicit, flags = _flags(words, explicit, ("--all", "--json"))
-    if "--help" in flags:
-        return _help("LIST_HELP")
-    from workers.mail.config import load
+def _list(config: Config, words: Words) -> int:
+    import time
+
     from workers.spool.listing import as_json, as_table, rows
 
-    found = rows(load(explicit), sent_too="--all" in flags)
-    return _print(as_json(found) if "--json" in flags else as_table(found, time.time()))
+    found = rows(config, sent_too="--all" in words.flags)
+    return _print(as_json(found) if "--json" in words.flags else as_table(found, time.time()))
 
 
-def _count(words: list[str], explicit: str | None) -> int:
-    explicit, flags = _flags(words, explicit, ())
-    if "--help" in flags:
-        return _help("COUNT_HELP")
-    from workers.mail.config import load
+def _count(config: Config, _: Words) -> int:
     from workers.spool.listing import unsent
 
-    return _print(f"{unsent(load(explicit))}\n")
+    return _print(f"{unsent(config)}\n")
 
 
-def _flags(words: list[str], explicit: str | None, known: tuple[str, ...]) -> tuple[str | None, set[str]]:
-    """The value of --config, which may stand behind the command too, and the flags found."""
-    flags = set()
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if word == "--config" and rest:
-            explicit = rest.pop(0)
-        elif word.startswith("--config="):
-            explicit = word.partition("=")[2]
-        elif word in (*known, "--help"):
-            flags.add(word)
-        else:
-            allowed = ", ".join((*known, "--config FILE", "--help"))
-            raise Refused(USAGE, f"unknown argument {word}; known are {allowed}")
-    return explicit, flags
+def _add(config: Config, _: Words) -> int:
+    from workers.spool.add import add
+
+    return add(config)
+
+
+def _send(config: Config, words: Words) -> int:
+    from workers.spool.templated import send
+
+    return _print(send(config, words))
+
+
+def _preview(config: Config, words: Words) -> int:
+    from workers.spool.templated import preview
+
+    return _print(preview(config, words))
+
+
+def _show(config: Config, words: Words) -> int:
+    import time
+
+    from workers.spool.explain import show, show_text
+
+    found = show(config, _one_id(words))
+    return _print(_json(found) if "--json" in words.flags else show_text(found, time.time()))
+
+
+def _why(config: Config, words: Words) -> int:
+    from workers.spool.explain import why, why_text
+
+    found = why(config, _one_id(words))
+    return _print(_json({"version": 1, "recipients": found}) if "--json" in words.flags else why_text(found))
+
+
+def _stats(config: Config, words: Words) -> int:
+    from workers.spool.explain import stats, stats_text
+
+    found = stats(config)
+    return _print(_json(found) if "--json" in words.flags else stats_text(found))
+
+
+def _change(config: Config, words: Words, name: str = "") -> int:
+    from workers.spool.admin import change
+
+    return _print(f"{change(config, name, words)} recipients\n")
+
+
+def _delete(config: Config, words: Words) -> int:
+    from workers.spool.admin import delete
+
+    return _print(f"{delete(config, words)} mails\n")
+
+
+def _prune(config: Config, _: Words) -> int:
+    from workers.spool.admin import prune
+
+    return _print(f"{prune(config)} mails\n")
+
+
+def _flush(config: Config) -> int:
+    from workers.spool.admin import flush
+
+    flush(config)
+    return OK
+
+
+def _check(config: Config, _: Words) -> int:
+    from workers.spool.check import check
+
+    return check(config)
+
+
+def _update_schema(config: Config, _: Words) -> int:
+    from workers.spool.accept import SCHEMA_VERSION
+    from workers.spool.listing import read
+
+    return _print(read(config, "no spool yet\n", lambda _: f"{config.database}: schema {SCHEMA_VERSION}\n"))
+
+
+COMMANDS: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...], str]] = {  # function, flags, options, operands
+    "run": (_run, ("--drain",), (), ""),
+    "add": (_add, (), (), ""),
+    "send": (_send, (), ("--to", "--data", "--from", "--priority", "--send-at", "--expires", "--identifier"), "TEMPLATE"),
+    "preview": (_preview, ("--html", "--raw"), ("--data",), "TEMPLATE"),
+    "list": (_list, ("--all", "--json"), (), ""),
+    "show": (_show, ("--json",), (), "ID"),
+    "why": (_why, ("--json",), (), "ID"),
+    "stats": (_stats, ("--json",), (), ""),
+    "count": (_count, (), (), ""),
+    "retry": (_change, ("--all",), CHOICE, "ID"),
+    "hold": (_change, ("--all",), CHOICE, "ID"),
+    "release": (_change, ("--all",), CHOICE, "ID"),
+    "cancel": (_change, ("--all",), CHOICE, "ID"),
+    "delete": (_delete, ("--all",), CHOICE, "ID"),
+    "check": (_check, (), (), ""),
+    "prune": (_prune, (), (), ""),
+    "update-schema": (_update_schema, (), (), ""),
+}
+
+
+def _one_id(words: Words) -> int:
+    from workers.spool.admin import mail_id
+
+    if len(words.operands) != 1:
+        raise Refused(USAGE, "needs one mail's number; smtp-spool list shows them")
+    return mail_id(words.operands[0])
+
+
+def _json(found: object) -> str:
+    import json
+
+    return json.dumps(found) + "\n"
 
 
 def _help(name: str) -> int:

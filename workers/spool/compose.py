@@ -1,7 +1,7 @@
 """PURE: a mail from its parts: subject, HTML, text and images become one RFC 5322 message; text is made from HTML.
 
-The header is encoded here and the body by the email package, which (in 3.11) leaves a long word of a header on one line.
-Data may hold anything and ends no header line. The same parts and Message-ID give the same bytes.
+The header is encoded here and the body by the email package, which (in 3.11) would encode the long address of a
+List-Unsubscribe too, and so break it. Data may hold anything and ends no header line. Same parts and Message-ID: same bytes.
 """
 
 from __future__ import annotations

@@ -161,9 +161,8 @@ async def _secured(smtp: SMTP, talk: Conversation, relay: Relay, context: ssl.SS
 async def _log_in(smtp: SMTP, talk: Conversation, relay: Relay, secure: bool, limits: Limits, tokens: TokenCache) -> None:
     address = talk.transport.get_extra_info("peername") if talk.transport is not None else None
     if not is_private(secure, address[0] if address else None):
-        if relay.tls == "opportunistic":
-            return  # mail goes on, the secret does not
-        raise _trouble(relay, Step.AUTH, "no password without TLS; set relay.tls to tls or starttls", "account")
+        # also under opportunistic: without a login the relay would refuse mail for good
+        raise _trouble(relay, Step.AUTH, "no password without TLS; set tls to tls or starttls, or take user away", "account")
     try:
         secret = await fetch(relay, tokens)
     except SecretError as error:

@@ -6,6 +6,7 @@ A lane is a relay of mail.toml or the Maildir. Lanes know nothing of each other:
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,11 @@ from workers.spool.transaction import Attempt
 from workers.store.database import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
     from typing import Any, Protocol
 
     from workers.spool.claims import Mail
+    from workers.spool.content import Work
     from workers.spool.outlet import Carrier
 
     class Desk(Protocol):
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
 
         def parts(self, attempt: Attempt) -> Iterable[bytes]:
             """The message in parts. Raises StoreError."""
+
+        def work(self, mail: Mail, extensions: Mapping[str, str]) -> Work | None:
+            """What is to be done to a mail before a relay with these extensions gets it; None: nothing."""
+
+        async def prepare(self, attempt: Attempt, work: Work) -> bool:
+            """Does it; False when it could not be done, and the attempt has its results."""
 
         def report(self, lane: Lane, attempt: Attempt) -> None:
             """Takes the results of an attempt."""
@@ -54,14 +62,23 @@ AHEAD = 8  # mails claimed for each connection: enough to be busy during a commi
 class Terms:
     """How a lane may be used: from the settings of its relay."""
 
-    __slots__ = ("connections", "mails", "pause_s", "rate", "recipients")
+    __slots__ = ("connections", "mails", "password_file", "pause_s", "rate", "recipients")
 
-    def __init__(self, connections: int, mails: int, recipients: int, rate: float | None, pause_s: float) -> None:
+    def __init__(
+        self,
+        connections: int,
+        mails: int,
+        recipients: int,
+        rate: float | None,
+        pause_s: float,
+        password_file: str | None = None,
+    ) -> None:
         self.connections = connections
         self.mails = mails  # on a connection
         self.recipients = recipients  # of a mail in one transaction
         self.rate = rate  # mails a second
         self.pause_s = pause_s  # of the breaker
+        self.password_file = password_file  # a change of it closes the breaker
 
 
 class Lane:
@@ -85,6 +102,8 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         self._progress = 0
         self._stopping = False
+        self._password_file = terms.password_file
+        self._password_at: int | None = None
 
     def wanted(self) -> int:
         """How many mails shall be claimed now."""
@@ -132,11 +151,14 @@ class Lane:
             self.pump()
         self._progress = 0
 
-    def take(self, link: Link) -> Attempt | None:
-        """The next mail for a connection that may carry one more at once."""
+    def take(self, link: Link, *, patient: bool) -> Attempt | None:
+        """The next mail for a connection that may carry one more at once; only a `patient` one gets a mail that is to
+        be prepared first."""
         now = self._loop.time()
         over = link.mails >= self.terms.mails or len(self._active()) > self.growth.limit(now)
         if not self._mails or self._stopping or over or self._rate.left_s(now) > 0:
+            return None
+        if not patient and self._desk.work(self._mails[0], link.extensions) is not None:
             return None
         self._rate.take(now)
         attempt = Attempt(self._mails.popleft())
@@ -148,7 +170,7 @@ class Lane:
     async def next(self, link: Link) -> Attempt | None:
         """Waits for the next mail; None when the connection shall end."""
         while not self._stopping and link.mails < self.terms.mails:
-            attempt = self.take(link)
+            attempt = self.take(link, patient=True)
             if attempt is not None:
                 return attempt
             left_s = self._rate.left_s(self._loop.time()) if self._mails else 0.0
@@ -201,6 +223,15 @@ class Lane:
         self.pump()
         self._desk.hungry()
 
+    def credentials_changed(self) -> bool:
+        """Whether the file with the password was changed since the breaker opened; once."""
+        if not self.gate.is_shut() or self._password_file is None:
+            return False
+        found = _written_at(self._password_file)
+        changed = found != self._password_at
+        self._password_at = found
+        return changed
+
     def reopen(self) -> None:
         """Forgets its trouble and tries at once."""
         self.gate.open()
@@ -233,6 +264,8 @@ class Lane:
         return [link for link in self.links if not link.leaving]
 
     def _shut(self, problem: str, pause_s: float) -> None:
+        if self._password_file is not None:
+            self._password_at = _written_at(self._password_file)
         self._desk.said(self, problem)
         self.release(problem)
         self._again_in(pause_s)
@@ -272,6 +305,7 @@ class Link:
         self.mails = 0  # that it was given
         self.busy = False
         self.leaving = False
+        self.extensions: Mapping[str, str] = {}
         self.task: asyncio.Task[None]
         self._lane = lane
         self._desk = desk
@@ -290,13 +324,14 @@ class Link:
 
     def next(self) -> Attempt | None:
         """Of Guard."""
-        return self._lane.take(self)
+        return self._lane.take(self, patient=False)
 
     async def run(self, connect: Callable[[Link], Coroutine[Any, Any, Carrier]]) -> None:
         """Connects, carries mails as long as there are some, and closes."""
         trouble = None
         try:
             self.carrier = await connect(self)
+            self.extensions = self.carrier.extensions
             self._desk.hungry()
             await self._carry(self.carrier)
             await self.carrier.close()
@@ -317,7 +352,11 @@ class Link:
                 return
             self.busy = True
             try:
-                attempt, following = await carrier.deliver(attempt)
+                work = None if attempt is following else self._desk.work(attempt.mail, self.extensions)
+                if work is not None and not await self._desk.prepare(attempt, work):
+                    following = None
+                else:
+                    attempt, following = await carrier.deliver(attempt)
             except StoreError as error:
                 attempt.settle(attempt.waiting, Verdict.RELAY, f"the message can't be read: {error}")
             finally:
@@ -325,6 +364,13 @@ class Link:
             self._lane.finish(attempt)
         if following is not None:
             self._lane.back(following.mail)
+
+
+def _written_at(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None
 
 
 def _end_wait(waiter: asyncio.Future[None]) -> None:

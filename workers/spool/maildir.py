@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from workers.spool.delivery import Effect, Verdict
@@ -15,6 +16,8 @@ from workers.spool.outlet import Trouble
 from workers.store.durable import make_folder, sync_folder, sync_upwards
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from workers.spool.claims import Mail, Recipient
     from workers.spool.transaction import Attempt, Guard
 
@@ -23,6 +26,7 @@ class MaildirCarrier:
     """Delivers into the Maildir at `folder`; the disk is waited for in a thread."""
 
     lost: str | None = None
+    extensions: Mapping[str, str] = MappingProxyType({"8bitmime": "", "smtputf8": ""})
 
     def __init__(self, folder: str, guard: Guard) -> None:
         self.carried = 0

@@ -32,19 +32,21 @@ def split(text: bytes) -> tuple[list[bytes], bytes]:
     Header ends at an empty line, or at the first line that is none of a field: that line belongs to the body.
     """
     fields: list[bytes] = []
-    start = 0
+    start = begin = 0  # of the line, and of the field that it belongs to
     while start < len(text):
         end = text.find(b"\r\n", start) + 2
-        line = text[start:end]
-        if line == b"\r\n":
-            return fields, text[end:]
-        if fields and line[:1] in (b" ", b"\t"):
-            fields[-1] += line
-        elif field_name(line):
-            fields.append(line)
-        else:
-            break
+        if not (begin < start and text[start : start + 1] in (b" ", b"\t")):
+            if begin < start:
+                fields.append(text[begin:start])
+                begin = start
+            line = text[start:end]
+            if line == b"\r\n":
+                return fields, text[end:]
+            if not field_name(line):
+                return fields, text[start:]
         start = end
+    if begin < start:
+        fields.append(text[begin:start])
     return fields, text[start:]
 
 

@@ -14,7 +14,7 @@ from workers.spool.accept import Submission, accept
 from workers.spool.bounce import Failure, Original, bounce, delay_warning, may_bounce, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from workers.mail.config import Config
     from workers.spool.claims import Result
@@ -41,13 +41,14 @@ class Notices:
     """Queues reports by the rules of a config. Used by the writer's thread only."""
 
     def __init__(self, config: Config) -> None:
+        self.warn_after_s = config.warn_after_s
         self._config = config
         self._remotes = {name: f"{relay.host}" for name, relay in config.relays().items()}
 
     def write(self, transaction: Transaction, results: Iterable[Result], now: float) -> int:
         """Reports what was just written about recipients, those given up and those late for the first time; how many
         reports that made."""
-        warn_after_s = self._config.warn_after_s
+        warn_after_s = self.warn_after_s
         lost: dict[int, list[Result | Late]] = {}
         late: dict[int, list[Result | Late]] = {}
         for result in results:
@@ -58,7 +59,7 @@ class Notices:
         told = self.report(transaction, lost, now, warning=False) if lost else 0
         return told + (self.report(transaction, late, now, warning=True) if late else 0)
 
-    def report(self, transaction: Transaction, about: dict[int, list[Result | Late]], now: float, *, warning: bool) -> int:
+    def report(self, transaction: Transaction, about: Mapping[int, Sequence[Result | Late]], now: float, *, warning: bool) -> int:
         """Queues one report for each mail, where its sender may have one; how many."""
         number = 0
         rows = transaction.run("sender.reported", {"ids": json.dumps(list(about)), "most": HEADER_BYTES})

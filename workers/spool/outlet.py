@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from workers.spool.transaction import Attempt
 
 
@@ -22,6 +24,7 @@ class Carrier(Protocol):
     """An open way out. One mail at a time."""
 
     carried: int  # mails so far
+    extensions: Mapping[str, str]  # what the relay offers, in lower case
 
     @property
     def lost(self) -> str | None:

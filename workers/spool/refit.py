@@ -165,14 +165,15 @@ def _leaf(body: bytes, kind: bytes, encoding: bytes, *, inside: bool) -> tuple[b
     """The transfer encoding of a leaf and its body in it; what is encoded already keeps its encoding."""
     if encoding == b"base64":  # a decoder skips all that is not of the alphabet (RFC 2045 6.8)
         return encoding, _wrapped(body.translate(None, NOT_BASE64))
-    content = a2b_qp(body) if encoding == b"quoted-printable" else body
-    if encoding == b"quoted-printable" or kind.startswith((b"text/", b"multipart/", b"message/")):
+    quoted_before = encoding == b"quoted-printable"
+    soft = quoted_before and body.endswith(b"=\r\n")  # its last line break is none of the content's
+    content = a2b_qp(body) if quoted_before else body
+    if quoted_before or kind.startswith((b"text/", b"multipart/", b"message/")):
         quoted = b"\r\n".join([b2a_qp(line, istext=False).replace(b"\n", b"\r\n") for line in content.split(b"\r\n")])
-        if not quoted.endswith(b"\r\n"):
-            quoted += b"=\r\n"
+        quoted += b"=\r\n" if soft else b""
         if b"=\r\n--" not in quoted:  # the rest of a cut line might look like a delimiter
             return b"quoted-printable", quoted
-    if inside:
+    if inside and not soft:
         content = content.removesuffix(b"\r\n")
     return b"base64", _wrapped(b2a_base64(content, newline=False))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,8 +15,9 @@ from workers.spool.accept import open_spool
 from workers.spool.lane import Lane, Terms
 from workers.spool.log import line
 from workers.spool.notices import Notices
+from workers.spool.notify import Notifier
 from workers.spool.refusal import store_refused
-from workers.spool.sender import Sender
+from workers.spool.sender import RELOAD, Sender
 from workers.spool.upkeep import Upkeep
 from workers.store.bell import Bell
 from workers.store.database import StoreError
@@ -30,7 +33,10 @@ if TYPE_CHECKING:
 def run(config: Config, *, drain: bool) -> int:
     """Sends until asked to stop or, with `drain`, until nothing is due; the exit status. Raises Refused."""
     try:
-        return asyncio.run(_run(config, drain=drain))
+        status = asyncio.run(_run(config, drain=drain))
+        if status == RELOAD:  # the same process goes on, so that guard sees no death
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        return status
     except StoreError as error:
         raise store_refused(error) from None
 
@@ -40,8 +46,9 @@ async def _run(config: Config, *, drain: bool) -> int:
     database = open_spool(config)
     writer = Writer(partial(open_spool, config))
     bell = Bell(config.database, database.group)
+    notices, notifier = Notices(config), Notifier()
     try:
-        sender = Sender(config, database, writer, Lease(), Notices(config))
+        sender = Sender(config, database, writer, Lease(), notices)
         sender.lanes = {name: _lane(relay, config, sender) for name, relay in config.relays().items()}
         sender.lanes[MAILDIR] = _maildir(config, sender)
         loop = asyncio.get_running_loop()
@@ -49,19 +56,27 @@ async def _run(config: Config, *, drain: bool) -> int:
             loop.add_signal_handler(number, sender.end)
         names = [lane.title for name, lane in sender.lanes.items() if name != MAILDIR or config.relay is None]
         line(f"started: spool {config.database}, config {config.path or 'none'}, mail goes to {', '.join(names)}")
-        upkeep = Upkeep(sender, database, writer, bell)
-        upkeep.start()
+        Upkeep(sender, database, writer, bell, notices, notifier).start()
         status = await sender.run(drain=drain)
+        notifier.say("STOPPING=1")
         line(f"ended: {sender.sent} sent in {time.time() - started:.0f} s")
         return status
     finally:
+        notifier.close()
         bell.close()
         writer.close()
         database.close()
 
 
 def _lane(relay: Relay, config: Config, sender: Sender) -> Lane:
-    terms = Terms(relay.connections, relay.mails_per_connection, relay.recipients, relay.rate, relay.auth_pause_s)
+    terms = Terms(
+        relay.connections,
+        relay.mails_per_connection,
+        relay.recipients,
+        relay.rate,
+        relay.auth_pause_s,
+        relay.password_file,
+    )
     return Lane(relay.name, f"relay {relay.host}:{relay.port}", terms, partial(_connect, relay, config), sender)
 
 

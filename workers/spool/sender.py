@@ -8,23 +8,25 @@ together, and the next claims with them.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from workers.mail.errors import OK, TRY_AGAIN
-from workers.spool import claims, recovery
+from workers.spool import claims, outbox, recovery
 from workers.spool.claims import NEVER, Result
+from workers.spool.content import NotFit, Work, made
 from workers.spool.delivery import Verdict, outcome
 from workers.spool.dots import Dots, path_of
-from workers.spool.log import event, line, seconds
+from workers.spool.log import event, line, plain, seconds
 from workers.spool.transaction import Attempt
 from workers.store.database import StoreError
 from workers.store.leases import LeaseLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
     from typing import Any
 
     from workers.mail.config import Config
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from workers.store.writer import Writer
 
 STORE_PAUSE_S = 5.0
+RELOAD = -1  # in place of an exit status: begin anew
 GRACE_S = 7.0  # under the 10 s after which guard kills
 
 
@@ -52,6 +55,7 @@ class Sender:
         self._writer = writer
         self._lease = lease
         self._notices = notices
+        self._signs = any(identity.dkim is not None for identity in config.identities.values())
         self._dots: Dots | None = None
         self._results: list[Result] = []
         self._slots: list[int] = []
@@ -61,6 +65,7 @@ class Sender:
         self._ending = asyncio.Event()
         self._drain = False
         self._crash: BaseException | None = None
+        self._status = OK
         self._tasks: set[asyncio.Task[None]] = set()
         self._due_timer: asyncio.TimerHandle | None = None
 
@@ -70,6 +75,7 @@ class Sender:
         """
         self._drain = drain
         await self.recover()
+        await self._register()
         commits = self.start(self._commits())
         self.scan()
         self._drained()
@@ -80,11 +86,23 @@ class Sender:
         if self._crash is not None:
             raise self._crash
         await self._commit_rest()
-        return TRY_AGAIN if drain and any(lane.gate.is_shut() for lane in self.lanes.values()) else OK
+        return TRY_AGAIN if drain and any(lane.gate.is_shut() for lane in self.lanes.values()) else self._status
 
     def end(self) -> None:
         """Asks it to end: what is in hand is finished, within GRACE_S."""
         self._ending.set()
+
+    def reload(self) -> None:
+        """Ends as `end`, so that the process begins anew with what is in mail.toml now."""
+        if not self.ending:
+            self._status = RELOAD
+            self.end()
+
+    def give_up(self, text: str) -> None:
+        """Ends with 75: the store can't be used any more, and whoever starts this again gets another one."""
+        self._problem(text)
+        self._status = TRY_AGAIN
+        self.end()
 
     @property
     def ending(self) -> bool:
@@ -118,6 +136,25 @@ class Sender:
         """The message in parts. Raises StoreError."""
         return claims.body_parts(self._database, attempt.mail)
 
+    def work(self, mail: Mail, extensions: Mapping[str, str]) -> Work | None:
+        """What is to be done to a mail before a relay with these extensions gets it; None: nothing."""
+        if not (self._signs or mail.long_lines or mail.eight_bit):
+            return None
+        work = Work(mail, self.config.identity(mail.sender), eight_bit="8bitmime" in extensions)
+        return work if work.needed() else None
+
+    async def prepare(self, attempt: Attempt, work: Work) -> bool:
+        """Does it; False when it could not be done, and the attempt has its results."""
+        folder = os.path.dirname(self.config.database)
+        try:
+            attempt.content = await made(work, attempt.mail.size_bytes, self.parts(attempt), folder)
+        except NotFit as error:
+            verdict = Verdict.FAILED if error.final else Verdict.DEFERRED
+            attempt.settle(attempt.waiting, verdict, f"{'554 5.6.3 ' if error.final else ''}{plain(str(error))}")
+        except OSError as error:
+            attempt.settle(attempt.waiting, Verdict.DEFERRED, f"the message can't be prepared: {error.strerror}")
+        return attempt.content is not None
+
     def report(self, lane: Lane, attempt: Attempt) -> None:
         """Takes the results of an attempt; they are committed with the next transaction."""
         now = time.time()
@@ -136,6 +173,8 @@ class Sender:
                 self._look_at(due_at)
         if attempt.slot is not None:
             self._slots.append(attempt.slot)
+        if attempt.content is not None:
+            attempt.content.close()
         self.hungry()
 
     def hungry(self) -> None:
@@ -215,6 +254,14 @@ class Sender:
             line(words)
         recovery.forget_notes(self.config.database, found.owners)
 
+    async def recover_again(self) -> None:
+        """As `recover`, while at work."""
+        try:
+            await self.recover()
+        except StoreError as error:
+            self._problem(str(error))
+        self.scan()
+
     # What is committed.
 
     async def _commits(self) -> None:
@@ -267,6 +314,7 @@ class Sender:
         sender but the lease."""
         written = claims.settle(transaction, results, now)
         told = self._notices.write(transaction, [result for result in results if result.id in written], now)
+        outbox.follow(transaction, (result.mail_id for result in results))
         return told, [claims.claim(transaction, self._lease, name, most, per_mail, now) for name, most, per_mail in wants]
 
     def _feed(self, lane: Lane, mails: list[Mail], most: int) -> None:

@@ -1,4 +1,4 @@
-"""Accepts one message: reads it, checks it, stores it durably, rings the bell. Exit 0 means that it is on disk."""
+"""sendmail: reads one message, checks it, stores it durably, rings the bell. Exit 0 means that it is on disk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from workers.mail.addresses import AddressError, check_address, expand_recipient
 from workers.mail.errors import DATA, IO, USAGE, Refused
 from workers.spool import message
 from workers.spool.accept import Submission, accept, open_spool
+from workers.spool.intake import finished, submission, too_big
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,13 +39,38 @@ def submit(arguments: Arguments, config: Config) -> int:
     if not envelope:
         raise Refused(USAGE if not arguments.from_header else DATA, "no recipient in To, Cc or Bcc")
     now = time.time()
-    missing = _missing(sender, arguments.full_name, host, now)
-    text = message.finish(fields, body, missing)
-    if len(text) > config.max_size_bytes:
-        raise _too_big(config.max_size_bytes)
-    lanes = [config.lane(sender, address) for address in envelope]
-    message_id = message.message_id(fields, missing["Message-ID"])
-    return _store(config, Submission(sender, envelope, lanes, message_id, text, now + config.max_age_s), now)
+    return store(config, [finished(config, sender, envelope, fields, body, now, arguments.full_name)], now)[0]
+
+
+def serve(config: Config) -> int:
+    """`-bs`: speaks SMTP on standard input and output; the exit status. Raises Refused."""
+    from workers.spool.session import serve as speak
+
+    def take(sender: str, recipients: list[str], raw: bytes) -> str:
+        now = time.time()
+        try:
+            envelope = expand_recipients(recipients, config.aliases, config.domain)
+            checked = sender and _sender(sender, config.domain)
+        except AddressError as error:
+            raise Refused(DATA, str(error)) from None
+        return str(store(config, [submission(config, checked, envelope, raw, now)], now)[0])
+
+    return speak(0, 1, take, host=config.domain, max_size_bytes=config.max_size_bytes)
+
+
+def store(config: Config, mails: list[Submission], now: float) -> list[int]:
+    """Puts the mails on disk and wakes the sender; their ids. Raises Refused."""
+    from workers.spool.refusal import store_refused
+    from workers.store.bell import ring
+    from workers.store.database import StoreError
+
+    try:
+        spool = open_spool(config)
+        ids = spool.transact(lambda transaction: accept(transaction, mails, now))
+    except StoreError as error:
+        raise store_refused(error) from None
+    ring(config.database)
+    return ids
 
 
 def read_message(most_bytes: int, *, ignore_dots: bool, fd: int = 0) -> bytes:
@@ -62,31 +88,11 @@ def read_message(most_bytes: int, *, ignore_dots: bool, fd: int = 0) -> bytes:
         if not ignore_dots and (end := message.end_at_dot(raw, looked)) >= 0:
             return bytes(raw[:end])
         if len(raw) > most_bytes:
-            raise _too_big(most_bytes)
+            raise too_big(most_bytes)
 
 
-def _store(config: Config, mail: Submission, now: float) -> int:
-    from workers.spool.refusal import store_refused
-    from workers.store.bell import ring
-    from workers.store.database import StoreError
-
-    try:
-        spool = open_spool(config)
-        (mail_id,) = spool.transact(lambda transaction: accept(transaction, [mail], now))
-    except StoreError as error:
-        raise store_refused(error) from None
-    ring(config.database)
-    return mail_id
-
-
-def _sender(given: str | None, host: str) -> str:
-    if given == "":
-        return ""  # the null sender, RFC 5321 4.5.5
-    if given is not None:
-        named = _listed(given)
-        if len(named) != 1:
-            raise AddressError(f"sender {given!r}: needs to be one address")
-        return check_address(named[0] if "@" in named[0] else f"{named[0]}@{host}")
+def caller(host: str) -> str:
+    """The address of the user who calls. Raises AddressError."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -94,22 +100,18 @@ def _sender(given: str | None, host: str) -> str:
     return check_address(f"{name}@{host}")
 
 
+def _sender(given: str | None, host: str) -> str:
+    if given == "":
+        return ""  # the null sender, RFC 5321 4.5.5
+    if given is None:
+        return caller(host)
+    named = _listed(given)
+    if len(named) != 1:
+        raise AddressError(f"sender {given!r}: needs to be one address")
+    return check_address(named[0] if "@" in named[0] else f"{named[0]}@{host}")
+
+
 def _listed(word: str) -> list[str]:
     if any(sign in word for sign in "\r\n\0"):
         raise AddressError(f"address {word!r}: a line end or NUL is not allowed")
     return split_addresses(word)
-
-
-def _missing(sender: str, full_name: str | None, host: str, now: float) -> dict[str, str]:
-    """The fields that a message gets when it lacks them (RFC 6409 8)."""
-    local = time.localtime(now)
-    unique = f"{int(now * 1000):x}.{os.getpid():x}.{os.urandom(8).hex()}"
-    return {
-        "From": message.from_value(sender or f"MAILER-DAEMON@{host}", full_name or ""),
-        "Message-ID": f"<{unique}@{host}>",
-        "Date": message.date_value(tuple(local), local.tm_gmtoff or 0),
-    }
-
-
-def _too_big(most_bytes: int) -> Refused:
-    return Refused(DATA, f"the message is bigger than spool.max_size = {most_bytes} bytes")

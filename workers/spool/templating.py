@@ -28,7 +28,7 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 MAX_FILE_BYTES = 5 * 1024**2  # of a picture, and of a file with text
 SUBTYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif", ".webp": "webp"}
 # Comments are left alone, except those that Outlook reads.
-TAG = re.compile(r"""<!--(?!\[if\b).*?-->|<img(?=[\s/])((?:[^<>"']|"[^"]*"|'[^']*')*)>""", re.IGNORECASE | re.DOTALL)
+TAG = re.compile(r"""<!--(?!\[if\b).*?(?:-->|\Z)|<img(?=[\s/])((?:[^<>"']|"[^"]*"|'[^']*')*)>""", re.IGNORECASE | re.DOTALL)
 ATTRIBUTE = re.compile(r"""([^\s"'>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+))?""")
 ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//|#|$", re.IGNORECASE)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from workers.spool.claims import Mail, Recipient
+    from workers.spool.content import Content
     from workers.spool.wire import Wire
 
 BLOCK_BYTES = 65536
@@ -40,7 +41,7 @@ class Attempt:
 
     def __init__(self, mail: Mail) -> None:
         self.mail = mail
-        self.content: bytes | None = None
+        self.content: Content | None = None
         self.waiting: list[Recipient] = list(mail.recipients)  # those without a result so far
         self.results: list[tuple[Recipient, Verdict, str, float | None]] = []
         self.effect = Effect.NONE
@@ -82,7 +83,7 @@ class Courier:
     def __init__(self, wire: Wire, extensions: Mapping[str, str], guard: Guard, limits: Limits) -> None:
         self.carried = 0
         self._wire = wire
-        self._extensions = extensions
+        self.extensions = extensions
         self._pipelining = "pipelining" in extensions
         self._guard = guard
         self._limits = limits
@@ -134,7 +135,7 @@ class Courier:
 
     def _commands(self, attempt: Attempt) -> list[bytes]:
         """MAIL, each RCPT, DATA; none when no recipient can be told to this relay."""
-        if "smtputf8" not in self._extensions:
+        if "smtputf8" not in self.extensions:
             why = "553 5.6.7 this relay takes no address with such letters before the @ (no SMTPUTF8)"
             if needs_smtputf8(attempt.mail.sender):
                 attempt.settle(attempt.waiting, Verdict.FAILED, why)
@@ -148,9 +149,9 @@ class Courier:
     def _options(self, attempt: Attempt) -> str:
         """The parameters of MAIL that the relay knows: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531)."""
         mail = attempt.mail
-        size_bytes = mail.size_bytes if attempt.content is None else len(attempt.content)
-        options = f" SIZE={size_bytes}" if "size" in self._extensions else ""
-        if "8bitmime" in self._extensions and mail.eight_bit:
+        size_bytes = mail.size_bytes if attempt.content is None else attempt.content.size_bytes
+        options = f" SIZE={size_bytes}" if "size" in self.extensions else ""
+        if "8bitmime" in self.extensions and mail.eight_bit:
             options += " BODY=8BITMIME"
         if needs_smtputf8(mail.sender) or any(needs_smtputf8(each.address) for each in attempt.waiting):
             options += " SMTPUTF8"
@@ -244,7 +245,7 @@ class Courier:
 
     async def _body(self, attempt: Attempt) -> bytes:
         """Sends the body but for its last part, which goes out with the dot."""
-        parts = [attempt.content] if attempt.content is not None else self._guard.parts(attempt)
+        parts = attempt.content.parts() if attempt.content is not None else self._guard.parts(attempt)
         waiting, end = b"", b"\r\n"
         try:
             for part in parts:

@@ -1,45 +1,68 @@
 """What the sender does by the clock and by the bell: looks for new mail, ends what lasts too long, renews its lease,
-notices dead senders, and keeps the store tidy.
+notices dead senders and a changed config, and keeps the store tidy.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from workers.spool.log import line
+from workers.mail.config import find_again, load
+from workers.mail.errors import Refused
+from workers.spool import outbox, sweep
+from workers.spool.log import line, plain
 from workers.store.database import StoreError
 from workers.store.leases import boot_time, is_dead, owners
 
 if TYPE_CHECKING:
+    from workers.spool.notices import Notices
+    from workers.spool.notify import Notifier
     from workers.spool.sender import Sender
     from workers.store.bell import Bell
     from workers.store.sqlite import SqliteDatabase
     from workers.store.writer import Writer
 
 TICK_S = 1.0
+STATUS_TICKS = 2
 OWNERS_TICKS = 15
+SWEEP_TICKS = 60
+PRUNE_TICKS = 3600
 
 
 class Upkeep:
     """Beside a sender, in its event loop."""
 
-    def __init__(self, sender: Sender, database: SqliteDatabase, writer: Writer, bell: Bell) -> None:
+    def __init__(
+        self, sender: Sender, database: SqliteDatabase, writer: Writer, bell: Bell, notices: Notices, notifier: Notifier
+    ) -> None:
         self._sender = sender
         self._database = database
         self._writer = writer
         self._bell = bell
+        self._notices = notices
+        self._notifier = notifier
         self._changes = -1
+        self._flushes: object = None
         self._ticks = 0
         self._file = os.stat(database.path).st_ino
+        self._config = stamp(sender.config.path)
+        self._taking = False
+        self._sent = 0
 
     def start(self) -> None:
         """Listens to the bell and begins to tick."""
         if self._bell.problem:
             line(f"no message queue here ({self._bell.problem}): new mail is seen within {TICK_S:.0f} s")
         self._listen()
+        self._look()
+        self._sender.start(self._sweep())
+        self._notifier.say("READY=1")
         asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        if self._notifier.watchdog_s:
+            self._beat()
 
     def _listen(self) -> None:
         if self._bell.fd is not None:
@@ -47,7 +70,11 @@ class Upkeep:
 
     def _rung(self) -> None:
         self._bell.hush()
-        self._sender.scan()
+        self._look()
+
+    def _beat(self) -> None:
+        self._notifier.say("WATCHDOG=1")
+        asyncio.get_running_loop().call_later(self._notifier.watchdog_s or 1.0, self._beat)
 
     def _tick(self) -> None:
         if self._sender.ending:
@@ -58,22 +85,123 @@ class Upkeep:
         for lane in self._sender.lanes.values():
             lane.tick(loop.time())
         self._sender.start(self._sender.renew())
+        self._look_at_config()
+        if self._notifier.wanted and self._ticks % STATUS_TICKS == 0:
+            self._tell()
         try:
             changes = self._database.changes()
             if changes != self._changes:
                 self._changes = changes
-                self._sender.scan()
+                self._look()
             if self._ticks % OWNERS_TICKS == 0:
                 self._look_at_owners()
         except StoreError as error:
             line(str(error))
+        if self._ticks % SWEEP_TICKS == 0:
+            self._sender.start(self._sweep())
+        if self._ticks % PRUNE_TICKS == 0:
+            self._sender.start(self._prune())
         old = self._bell.fd
         if self._bell.check() and old is not None:
             loop.remove_reader(old)
             self._listen()
 
+    def _look(self) -> None:
+        """Something may be new: mail, a row in mail_outbox, a wish that everything be tried at once."""
+        try:
+            flushes = self._database.run("sender.meta", ("flush",))
+            waits = self._database.run("sender.outbox_waits")
+        except StoreError as error:
+            line(str(error))
+            return
+        if flushes != self._flushes and self._flushes is not None:
+            for lane in self._sender.lanes.values():
+                lane.reopen()
+        self._flushes = flushes
+        if waits and not self._taking:
+            self._taking = True
+            self._sender.start(self._take_outbox())
+        self._sender.scan()
+
+    async def _take_outbox(self) -> None:
+        try:
+            await outbox.take(self._sender.config, self._database, self._writer)
+        except StoreError as error:
+            line(str(error))
+        finally:
+            self._taking = False
+        self._sender.scan()
+
     def _look_at_owners(self) -> None:
         now = boot_time()
         watcher = self._sender.watcher
         if any(owner.id != watcher.id and is_dead(owner, watcher, now) for owner in owners(self._database)):
-            self._sender.start(self._sender.recover())
+            self._sender.start(self._sender.recover_again())
+        try:
+            same = os.stat(self._database.path).st_ino == self._file
+        except OSError:
+            same = False
+        if not same:
+            self._sender.give_up(f"{self._database.path}: was replaced or taken away; begins anew")
+
+    def _look_at_config(self) -> None:
+        """Takes a changed mail.toml when it is whole and valid: the sender ends in order and begins anew with it."""
+        config = self._sender.config
+        found = stamp(find_again(config))
+        if found != self._config:
+            self._config = found
+            try:
+                load(config.asked_for)
+            except Refused as error:
+                line(f"{error}; the config before stays in force")
+            else:
+                line("the config has changed: begins anew with it")
+                self._sender.reload()
+        for lane in self._sender.lanes.values():
+            if lane.credentials_changed():
+                line(f"{lane.title}: its credentials have changed")
+                lane.reopen()
+
+    async def _sweep(self) -> None:
+        sender = self._sender
+        shut = {name: lane.gate.problem for name, lane in sender.lanes.items() if lane.gate.is_shut()}
+        work = partial(sweep.sweep, notices=self._notices, shut=shut, hold=sender.config.unknown == "hold", now=time.time())
+        try:
+            lines = await self._writer.do(work)
+        except StoreError as error:
+            line(str(error))
+            return
+        if lines:
+            line("\n".join(lines))
+            sender.scan()
+
+    async def _prune(self) -> None:
+        try:
+            number = await sweep.prune(self._writer, time.time() - self._sender.config.keep_sent_s)
+        except StoreError as error:
+            line(str(error))
+        else:
+            if number:
+                line(f"{number} old mails pruned")
+
+    def _tell(self) -> None:
+        sender = self._sender
+        try:
+            waiting = self._database.run("admin.count_unsent")[0][0]
+        except StoreError:
+            return
+        rate = (sender.sent - self._sent) / (STATUS_TICKS * TICK_S)
+        self._sent = sender.sent
+        last = f"; last error: {plain(sender.last_problem)}" if sender.last_problem else ""
+        self._notifier.status(f"{waiting} to be sent to, {rate:.1f} a second{last}")
+
+
+def stamp(path: str | None) -> tuple[str, int, int, int] | None:
+    """What changes when a file does; None when there is none."""
+    if path is None:
+        return None
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return (path, 0, 0, 0)
+    return path, facts.st_ino, facts.st_mtime_ns, facts.st_size

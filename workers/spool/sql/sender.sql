@@ -69,10 +69,10 @@ WHERE id IN (
     WHERE state IN ('queued', 'deferred', 'unknown') AND lane = :lane AND priority = :priority AND state = :state
         AND due_at <= :now AND expires_at <= :now
     LIMIT :most)
-RETURNING id, mail_id, address;
+RETURNING id, mail_id, address, attempts, answer;
 
 -- name: late
-SELECT DISTINCT mail_id FROM mail_recipient JOIN mail_message ON mail_message.id = mail_id
+SELECT mail_id, address, attempts FROM mail_recipient JOIN mail_message ON mail_message.id = mail_id
 WHERE state IN ('queued', 'deferred', 'unknown') AND lane = :lane AND priority = :priority AND state = :state
     AND created_at < :before AND NOT warned
 LIMIT :most;
@@ -122,3 +122,33 @@ UPDATE mail_message SET warned = 1 WHERE id = ?;
 -- name: reports_since
 SELECT count(*) FROM mail_message CROSS JOIN mail_recipient ON mail_id = mail_message.id
 WHERE bounce_of IS NOT NULL AND created_at > ? AND address = ?;
+
+-- name: outbox_waits
+SELECT 1 FROM mail_outbox WHERE state IS NULL LIMIT 1;
+
+-- name: outbox_rows
+SELECT id, template, sender, recipient, data, subject, body_text, body_html, priority, send_at, expires, identifier
+FROM mail_outbox WHERE state IS NULL ORDER BY id LIMIT :most;
+
+-- name: outbox_taken
+UPDATE mail_outbox SET state = 'queued', error = NULL WHERE id = ? AND state IS NULL RETURNING id;
+
+-- name: outbox_mail
+UPDATE mail_outbox SET mail_id = :mail_id WHERE id = :id;
+
+-- name: outbox_bad
+UPDATE mail_outbox SET state = 'failed', error = :error WHERE id = :id AND state IS NULL;
+
+-- name: outbox_follow
+-- The row follows its mail: open as long as a recipient is, else what became of the unluckiest.
+UPDATE mail_outbox SET
+    state = CASE
+        WHEN EXISTS (
+            SELECT 1 FROM mail_recipient AS r
+            WHERE r.mail_id = mail_outbox.mail_id AND r.state NOT IN ('sent', 'failed', 'expired', 'cancelled'))
+        THEN 'queued'
+        ELSE coalesce(
+            (SELECT state FROM mail_recipient AS r WHERE r.mail_id = mail_outbox.mail_id AND r.state <> 'sent' LIMIT 1), 'sent')
+        END,
+    error = (SELECT answer FROM mail_recipient AS r WHERE r.mail_id = mail_outbox.mail_id AND r.state <> 'sent' LIMIT 1)
+WHERE mail_id IN (SELECT value FROM json_each(:ids));
