@@ -64,7 +64,7 @@ def change(config: Config, command: str, words: Words) -> int:
     now = time.time()
 
     def work(transaction: Transaction) -> int:
-        rows = transaction.run("admin.change", {**chosen.key(), "state": state, "now": now})
+        rows = transaction.run("admin.change", {**chosen.key(), "state": state, "now": now, "at_once": command == "retry"})
         if state == "queued" and rows:
             ids = json.dumps(sorted({row[0] for row in rows}))
             transaction.run("admin.give_time", {"ids": ids, "now": now, "expires_at": now + config.max_age_s})

@@ -8,7 +8,9 @@ from __future__ import annotations
 FIRST_PROBE_S = 5.0
 LAST_PROBE_S = 60.0
 CUTS = 2  # so many connections in a row that break before they carried a mail are trouble of the relay
-WINDOW_MAILS = 4  # for each connection, before the next one is judged
+WINDOW_MAILS = 4  # for each connection, before the next step
+KEEPS_UP = 2.0  # times the least that a mail has taken
+FALLS_BEHIND = 4.0
 FORGIVEN_S = 300.0  # after so long a limit that the relay has shown is tried again, by one more
 
 
@@ -65,10 +67,11 @@ class Gate:
 
 
 class Growth:
-    """How many connections a relay gets: one at first, and another while mail waits and the last one paid for itself.
+    """How many connections a relay gets: one at first, more while mail waits and the relay keeps up.
 
-    What is in flight is what a crash can double. A relay near by, which answers faster than mails can be read, keeps
-    one; each round trip of waiting makes room for more. `most` is the setting.
+    What is in flight is what a crash can double, so more of it has to pay: a window of mails on n connections that
+    takes not much longer for each mail than it took before makes room for half as many again. A relay near by, where
+    our own work is what takes the time, keeps few; a far one gets all.
     """
 
     def __init__(self, most: int) -> None:
@@ -76,11 +79,10 @@ class Growth:
         self.allowed = 1
         self._shown = most  # the limit that the relay has shown
         self._shown_at = 0.0
-        self._rate_before = 0.0  # mails a second with fewer connections
-        self._before = 0
+        self._least_s: float | None = None  # that a mail has taken, from window to window
         self._mails = 0
-        self._since: float | None = None
-        self._settled_at = 0.0
+        self._connections = 0
+        self._since = 0.0
 
     def limit(self, now: float) -> int:
         """The number of connections that may be open."""
@@ -91,46 +93,36 @@ class Growth:
 
     def carried(self, now: float, connections: int, waiting: bool) -> None:
         """Notes a mail that came to its end while so many connections were open and others did or did not wait."""
-        if not waiting or connections < self.allowed:
-            self._since = None
-            return
-        if self._since is None:
-            self._since, self._mails = now, 0
+        if not waiting or connections < self.allowed or connections != self._connections:
+            self._begin(now, connections if waiting else 0)
             return
         self._mails += 1
-        if self._mails < WINDOW_MAILS * connections or now <= self._since:
+        if self._mails < WINDOW_MAILS * connections:
             return
-        rate = self._mails / (now - self._since)
-        self._since = None
-        if self._before and rate < self._rate_before * (1 + 0.5 * (connections - self._before) / self._before):
-            if not self._settled_at:
-                self._settled_at = now
-                self.allowed = self._before  # the last ones brought too little
-            elif now - self._settled_at > FORGIVEN_S:
-                self._settled_at = self._before = 0
-            return
-        if self._settled_at:
-            return
-        self._rate_before, self._before = rate, connections
-        self.allowed = min(self.most, connections + max(1, connections // 2))
+        took_s = (now - self._since) * connections / self._mails
+        self._least_s = took_s if self._least_s is None else min(took_s, self._least_s)
+        if took_s <= KEEPS_UP * self._least_s:
+            self.allowed = min(self.most, connections + max(1, connections // 2))
+        elif took_s > FALLS_BEHIND * self._least_s:
+            self.allowed = max(1, connections - 1)
+        self._begin(now, connections)
 
     def slow(self) -> None:
         """Nothing has come to its end for a while and mail waits: waiting is what more connections can share."""
-        self._since = None
         self.allowed = min(self.most, self.allowed + 1)
 
     def crowded(self, now: float, connections: int) -> None:
         """The relay has said 421 while so many were open: it takes fewer."""
         self._shown = max(1, min(self._shown, connections - 1))
         self._shown_at = now
-        self._since = None
 
     def idle(self) -> None:
         """The queue ran empty: the next load starts small again."""
         self.allowed = 1
-        self._since = None
-        self._before = 0
-        self._settled_at = 0.0
+        self._connections = 0
+
+    def _begin(self, now: float, connections: int) -> None:
+        self._since, self._mails, self._connections = now, 0, connections
 
 
 class Rate:

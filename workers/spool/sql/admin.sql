@@ -24,8 +24,8 @@ ORDER BY mail_recipient.id;
 -- name: change
 -- What people do by hand. `ids`, `to` and `states` are JSON lists; null chooses all.
 UPDATE mail_recipient SET state = :state, updated_at = :now,
-    due_at = CASE WHEN :state IN ('queued', 'deferred') THEN 0 ELSE due_at END,
-    failures = CASE WHEN :state = 'queued' THEN 0 ELSE failures END
+    due_at = CASE WHEN :at_once OR due_at >= 9e15 THEN 0 ELSE due_at END,
+    failures = CASE WHEN :at_once THEN 0 ELSE failures END
 WHERE id IN (
     SELECT id FROM mail_recipient
     WHERE state IN (SELECT value FROM json_each(:states))
