@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.mail import config as config_module
-from workers.mail.config import Config, find, load
+from workers.mail import load as load_module
+from workers.mail.config import Config
+from workers.mail.load import find, load
 from workers.mail.errors import CONFIG, Refused
 
 
@@ -28,7 +29,7 @@ def loaded(folder: Path, text: str) -> Config:
 
 def test_the_order_in_which_a_config_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = tmp_path / "etc.toml"
-    monkeypatch.setattr(config_module, "SYSTEM_FILE", str(system))
+    monkeypatch.setattr(load_module, "SYSTEM_FILE", str(system))
     home = tmp_path / "home"
     own = home / ".config" / "semguard" / "mail.toml"
     own.parent.mkdir(parents=True)
@@ -42,7 +43,7 @@ def test_the_order_in_which_a_config_is_looked_for(tmp_path: Path, monkeypatch: 
 
 
 def test_a_config_in_the_current_folder_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_module, "SYSTEM_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(load_module, "SYSTEM_FILE", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
     written(tmp_path, "")
     assert find(None, None, str(tmp_path)) is None
@@ -181,8 +182,8 @@ def test_variables_come_from_the_environment_and_are_noted(tmp_path: Path, monke
 
 
 def test_a_user_without_a_home_needs_a_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_module, "_home", lambda: None)
-    monkeypatch.setattr(config_module, "SYSTEM_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(load_module, "_home", lambda: None)
+    monkeypatch.setattr(load_module, "SYSTEM_FILE", str(tmp_path / "none"))
     monkeypatch.delenv("MAIL_CONFIG", raising=False)
     assert loaded(tmp_path, '[spool]\nstate = "s"\n').state == f"{tmp_path}/s"
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
@@ -193,9 +194,9 @@ def test_a_user_without_a_home_needs_a_state_folder(tmp_path: Path, monkeypatch:
 HEAVY = {"dataclasses", "email", "grp", "ssl", "subprocess", "tomllib", "workers.mail.routes"}
 LOAD = """
 import sys
-from workers.mail import config
-config.SYSTEM_FILE, config._home = "/does/not/exist", lambda: "/does/not/exist"
-config.load(*sys.argv[1:])
+from workers.mail import load
+load.SYSTEM_FILE, load._home = "/does/not/exist", lambda: "/does/not/exist"
+load.load(*sys.argv[1:])
 print(*sys.modules)
 """
 

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-import dkim  # type: ignore[import-untyped]
+import dkim
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa

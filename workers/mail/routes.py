@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from workers.mail import values
 from workers.mail.addresses import AddressError, check_address, check_domain
-from workers.mail.config import EVERYBODY, Dkim, Identity, Relay
-from workers.mail.schema import CERTIFICATE_KEYS, LOGIN_KEYS, RELAY_KEYS, Section, read_relay
+from workers.mail.config import EVERYBODY, Config, Dkim, Identity, Relay
+from workers.mail.schema import CERTIFICATE_KEYS, LOGIN_KEYS, RELAY_KEYS, SECTIONS, Section, read_relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,14 @@ ROUTE = 'the domain of recipients as a section: [routes."example.net"]'
 IDENTITY = 'the full address of a sender, or "*" for all, as a section: [identity."app@example.org"]'
 
 
-def read_routes(section: Section, hidden_names: frozenset[str]) -> dict[str, Relay]:
+def read_routes(config: Config, path: str, table: dict[str, Any], names: frozenset[str]) -> None:
+    """Puts both sections of a parsed mail.toml at `path` into `config`; `names` as in schema.configure. Raises Refused."""
+    top = Section(path, "", table, SECTIONS)
+    config.routes = _routes(top.inner("routes", None), names)
+    config.identities = _identities(top.inner("identity", None), table.get("relay"), names)
+
+
+def _routes(section: Section, hidden_names: frozenset[str]) -> dict[str, Relay]:
     """The relays by recipient domain: lower case, A-labels, no dot at the end. Raises Refused."""
     routes: dict[str, Relay] = {}
     for key in section.table:
@@ -30,7 +37,7 @@ def read_routes(section: Section, hidden_names: frozenset[str]) -> dict[str, Rel
     return routes
 
 
-def read_identities(section: Section, relay_table: Any, hidden_names: frozenset[str]) -> dict[str, Identity]:
+def _identities(section: Section, relay_table: Any, hidden_names: frozenset[str]) -> dict[str, Identity]:
     """The identities by sender address in lower case, or "*"; `relay_table` is the valid [relay], or None. Raises Refused."""
     identities: dict[str, Identity] = {}
     for key in section.table:

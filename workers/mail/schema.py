@@ -50,7 +50,8 @@ KINDS = {str: "text in quotes", int: "a number without quotes", dict: "a table: 
 
 
 def configure(path: str, default_state: str | None, table: dict[str, Any], names: frozenset[str]) -> Config:
-    """The Config of a parsed mail.toml at `path`; `names` are the variables it takes from the environment.
+    """The Config of a parsed mail.toml at `path`; `names` are the variables it takes from the environment. [routes] and
+    [identity] are read in routes.py.
 
     Raises Refused(78) naming file, key and what is allowed.
     """
@@ -67,11 +68,6 @@ def configure(path: str, default_state: str | None, table: dict[str, Any], names
     config.aliases = _aliases(path, table.get("aliases", {}))
     if "relay" in table:
         config.relay = read_relay(top.inner("relay", RELAY_KEYS), "relay", names, WITHOUT_RELAY)
-    if "routes" in table or "identity" in table:
-        from workers.mail.routes import read_identities, read_routes  # most files have none, and each sendmail reads them
-
-        config.routes = read_routes(top.inner("routes", None), names)
-        config.identities = read_identities(top.inner("identity", None), table.get("relay"), names)
     return config
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from binascii import a2b_base64, a2b_qp, b2a_qp
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import count
 from textwrap import fill, wrap
-from time import gmtime
 
 from workers.spool import message
 
@@ -243,7 +243,7 @@ def _one_line(text: str, most_signs: int = MOST_SIGNS) -> str:
 
 
 def _date(at: float) -> str:
-    return message.date_value(tuple(gmtime(at)), 0)
+    return message.date_value(tuple(datetime.fromtimestamp(at, UTC).timetuple()), 0)
 
 
 def _day(at: float) -> str:

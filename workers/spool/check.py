@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from workers.mail.config import Config, Relay
-    from workers.spool.transaction import Attempt
+    from workers.spool.attempt import Attempt
 
 
 def check(config: Config) -> int:

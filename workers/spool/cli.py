@@ -59,7 +59,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _command(name: str, words: list[str], explicit: str | None) -> int:
-    from workers.mail.config import load
+    from workers.mail.load import load
     from workers.spool.commandline import read
 
     run, flags, values, operands = COMMANDS[name]
@@ -76,7 +76,7 @@ def _command(name: str, words: list[str], explicit: str | None) -> int:
 def _sendmail(words: list[str], explicit: str | None, name: str) -> int:
     if words == ["--help"]:
         return _help("SENDMAIL_HELP")
-    from workers.mail.config import load
+    from workers.mail.load import load
     from workers.spool.arguments import UsageError, parse
 
     if words[:1] == ["--config"] and len(words) > 1:

@@ -10,10 +10,10 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
+from workers.spool.attempt import Attempt
 from workers.spool.delivery import Effect, Verdict
 from workers.spool.gate import Gate, Growth, Rate
 from workers.spool.outlet import Trouble
-from workers.spool.transaction import Attempt
 from workers.store.database import StoreError
 
 if TYPE_CHECKING:

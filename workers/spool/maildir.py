@@ -18,8 +18,9 @@ from workers.store.durable import make_folder, sync_folder, sync_upwards
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from workers.spool.attempt import Attempt
     from workers.spool.claims import Mail, Recipient
-    from workers.spool.transaction import Attempt, Guard
+from workers.spool.transaction import Guard
 
 
 class MaildirCarrier:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from workers.spool.transaction import Attempt
+    from workers.spool.attempt import Attempt
 
 
 class Trouble(Exception):

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from workers.mail.errors import OK, TRY_AGAIN
 from workers.spool import claims, outbox, recovery
+from workers.spool.attempt import Attempt
 from workers.spool.claims import NEVER, Result
 from workers.spool.content import NotFit, Work, made
 from workers.spool.delivery import Verdict, outcome
 from workers.spool.dots import Dots, path_of
 from workers.spool.log import event, line, plain, seconds
-from workers.spool.transaction import Attempt
 from workers.store.database import StoreError
 from workers.store.leases import LeaseLost
 

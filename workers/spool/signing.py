@@ -57,7 +57,7 @@ def sign(message: bytes, dkim: Dkim, domain: str) -> bytes:
     or the base64 of an Ed25519 key's 32 octets, as dkimpy's dknewkey writes them. Raises SigningError.
     """
     try:
-        import dkim as dkimpy  # type: ignore[import-untyped]
+        import dkim as dkimpy
     except ImportError:
         raise SigningError("a DKIM signature needs dkimpy: pip install 'semguard[dkim]'") from None
     key, algorithm = _key(dkim.key_file)

@@ -15,8 +15,8 @@ from workers.spool.log import plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from workers.spool.claims import Mail, Recipient
-    from workers.spool.content import Content
+    from workers.spool.attempt import Attempt
+    from workers.spool.claims import Recipient
     from workers.spool.wire import Wire
 
 BLOCK_BYTES = 65536
@@ -31,34 +31,6 @@ class Limits:
         self.data_s = data_s
         self.block_s = block_s
         self.dot_s = dot_s
-
-
-class Attempt:
-    """One mail on its way over a connection, and what came of it. `content` is what is sent, when it is not the body
-    as it is stored."""
-
-    __slots__ = ("begun", "content", "effect", "mail", "most_recipients", "results", "slot", "trouble", "waiting")
-
-    def __init__(self, mail: Mail) -> None:
-        self.mail = mail
-        self.content: Content | None = None
-        self.waiting: list[Recipient] = list(mail.recipients)  # those without a result so far
-        self.results: list[tuple[Recipient, Verdict, str, float | None]] = []
-        self.effect = Effect.NONE
-        self.trouble = ""
-        self.most_recipients: int | None = None  # more than these the relay did not take at once
-        self.begun = False  # its envelope is under way
-        self.slot: int | None = None  # of the past-dot note
-
-    def settle(self, recipients: Iterable[Recipient], verdict: Verdict, text: str, asked_s: float | None = None) -> None:
-        """The result of some; each recipient gets one."""
-        done = list(recipients)
-        self.results += [(recipient, verdict, text, asked_s) for recipient in done]
-        if len(done) == len(self.waiting):
-            self.waiting = []
-        else:
-            gone = set(map(id, done))
-            self.waiting = [recipient for recipient in self.waiting if id(recipient) not in gone]
 
 
 class Guard(Protocol):

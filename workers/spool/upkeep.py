@@ -10,8 +10,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from workers.mail.config import find_again, load
 from workers.mail.errors import Refused
+from workers.mail.load import find_again, load
 from workers.spool import outbox, sweep
 from workers.spool.log import line, plain
 from workers.store.database import StoreError
