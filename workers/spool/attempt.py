@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from workers.spool.claims import Mail, Recipient
     from workers.spool.content import Content
     from workers.spool.delivery import Verdict
+    from workers.spool.dots import Dots
 
 
 class Attempt:
     """One mail on its way over a connection, and what came of it. `content` is what is sent, when it is not the body
     as it is stored."""
 
-    __slots__ = ("begun", "content", "effect", "mail", "most_recipients", "results", "slot", "trouble", "waiting")
+    __slots__ = ("begun", "content", "effect", "mail", "most_recipients", "note", "results", "trouble", "waiting")
 
     def __init__(self, mail: Mail) -> None:
         self.mail = mail
@@ -29,7 +30,7 @@ class Attempt:
         self.trouble = ""
         self.most_recipients: int | None = None  # more than these the relay did not take at once
         self.begun = False  # its envelope is under way
-        self.slot: int | None = None  # of the past-dot note
+        self.note: tuple[Dots, int] | None = None  # where it is noted that the final dot is out
 
     def settle(self, recipients: Iterable[Recipient], verdict: Verdict, text: str, asked_s: float | None = None) -> None:
         """The result of some; each recipient gets one."""

@@ -119,12 +119,13 @@ def ranks(transaction: Transaction, lane: str) -> list[tuple[int, str]]:
 
 
 def claim(transaction: Transaction, lease: Lease, lane: str, most: int, per_mail: int, now: float) -> list[Mail]:
-    """Claims up to `most` due recipients of a lane, best rank first, as mails of up to `per_mail` recipients each."""
+    """Claims about `most` mails that are due in a lane, best rank first, each with up to `per_mail` recipients; fewer
+    than `most` recipients in all when nothing else is due."""
     mails: list[Mail] = []
     for priority, state in ranks(transaction, lane):
         number = lease.number(transaction)
-        key = {"lane": lane, "priority": priority, "state": state, "now": now, "most": most, "claim": number}
-        rows = transaction.run("sender.claim", key)
+        key = {"lane": lane, "priority": priority, "state": state, "now": now, "claim": number}
+        rows = transaction.run("sender.claim", {**key, "mails": most, "recipients": most * per_mail})
         if rows:
             mails += _mails(transaction, number, sorted(rows), per_mail)
             most -= len(rows)

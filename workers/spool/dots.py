@@ -69,13 +69,17 @@ class Dots:
         part[place] = FREE
         self._free.append(slot)
 
+    def forget(self) -> None:
+        """Takes the file away: nothing that is noted here counts any more. Late notes do no harm."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+
     def close(self) -> None:
-        """Takes the file away: nothing is claimed any more."""
+        """Takes the file away and lets go of it."""
         for part in self._maps:
             part.close()
         os.close(self._fd)
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
+        self.forget()
 
     def _write(self, slot: int, note: bytes) -> None:
         part, place = self._place(slot)

@@ -9,8 +9,9 @@ FIRST_PROBE_S = 5.0
 LAST_PROBE_S = 60.0
 CUTS = 2  # so many connections in a row that break before they carried a mail are trouble of the relay
 WINDOW_MAILS = 4  # for each connection, before the next step
-KEEPS_UP = 2.0  # times the least that a mail has taken
-FALLS_BEHIND = 4.0
+BUSY = 0.65  # of the time at work, and more connections only make mails wait for us
+PAYS = 1.1  # a step has to make it so much faster
+AGAIN_S = 2.0  # after one that did not, until the next
 FORGIVEN_S = 300.0  # after so long a limit that the relay has shown is tried again, by one more
 
 
@@ -67,11 +68,11 @@ class Gate:
 
 
 class Growth:
-    """How many connections a relay gets: one at first, more while mail waits and the relay keeps up.
+    """How many connections a relay gets: one at first, more while mail waits, we have time, and each step pays.
 
-    What is in flight is what a crash can double, so more of it has to pay: a window of mails on n connections that
-    takes not much longer for each mail than it took before makes room for half as many again. A relay near by, where
-    our own work is what takes the time, keeps few; a far one gets all.
+    What is in flight is what a crash can double, so that more of it has to bring something. A relay near by, where our
+    own work takes most of the time, keeps one or two; a far one gets all; one that can't do more at once does not get
+    them.
     """
 
     def __init__(self, most: int) -> None:
@@ -79,10 +80,12 @@ class Growth:
         self.allowed = 1
         self._shown = most  # the limit that the relay has shown
         self._shown_at = 0.0
-        self._least_s: float | None = None  # that a mail has taken, from window to window
+        self._before: tuple[int, float] | None = None  # connections and mails a second before the last step
+        self._again_at = 0.0
         self._mails = 0
         self._connections = 0
         self._since = 0.0
+        self._since_cpu = 0.0
 
     def limit(self, now: float) -> int:
         """The number of connections that may be open."""
@@ -91,21 +94,24 @@ class Growth:
             self._shown_at = now
         return max(1, min(self.allowed, self._shown, self.most))
 
-    def carried(self, now: float, connections: int, waiting: bool) -> None:
-        """Notes a mail that came to its end while so many connections were open and others did or did not wait."""
+    def carried(self, now: float, cpu_s: float, connections: int, *, waiting: bool) -> None:
+        """Notes a mail that came to its end while so many connections were open and others did or did not wait;
+        `cpu_s` is the time that this process has worked so far."""
         if not waiting or connections < self.allowed or connections != self._connections:
-            self._begin(now, connections if waiting else 0)
+            self._begin(now, cpu_s, connections if waiting else 0)
             return
         self._mails += 1
-        if self._mails < WINDOW_MAILS * connections:
+        span_s = now - self._since
+        if self._mails < WINDOW_MAILS * connections or span_s <= 0:
             return
-        took_s = (now - self._since) * connections / self._mails
-        self._least_s = took_s if self._least_s is None else min(took_s, self._least_s)
-        if took_s <= KEEPS_UP * self._least_s:
+        rate, busy = self._mails / span_s, (cpu_s - self._since_cpu) / span_s
+        self._begin(now, cpu_s, connections)
+        if self._before is not None and rate < PAYS * self._before[1]:
+            self.allowed, self._before = self._before[0], None
+            self._again_at = now + AGAIN_S
+        elif busy < BUSY and now >= self._again_at:
+            self._before = connections, rate
             self.allowed = min(self.most, connections + max(1, connections // 2))
-        elif took_s > FALLS_BEHIND * self._least_s:
-            self.allowed = max(1, connections - 1)
-        self._begin(now, connections)
 
     def slow(self) -> None:
         """Nothing has come to its end for a while and mail waits: waiting is what more connections can share."""
@@ -119,10 +125,11 @@ class Growth:
     def idle(self) -> None:
         """The queue ran empty: the next load starts small again."""
         self.allowed = 1
+        self._before = None
         self._connections = 0
 
-    def _begin(self, now: float, connections: int) -> None:
-        self._since, self._mails, self._connections = now, 0, connections
+    def _begin(self, now: float, cpu_s: float, connections: int) -> None:
+        self._since, self._since_cpu, self._mails, self._connections = now, cpu_s, 0, connections
 
 
 class Rate:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,8 @@ class Lane:
     def feed(self, mails: list[Mail]) -> None:
         """Takes what was claimed for this lane."""
         self._mails.extend(mails)
+        if self._stopping:
+            self.release("the sender was asked to end")
         for _ in range(min(len(self._mails), len(self._waiters))):
             self._wake()
         self.pump()
@@ -204,7 +207,8 @@ class Lane:
         elif any(verdict is not Verdict.RELAY for _, verdict, _, _ in attempt.results):
             if self.gate.answered():
                 self._desk.said(self, "answers again")
-            self.growth.carried(now, len(self.links), bool(self._mails))
+            waiting = self.due or bool(self._mails)
+            self.growth.carried(now, time.process_time(), len(self.links), waiting=waiting)
         self._desk.report(self, attempt)
 
     def left(self, link: Link, trouble: Trouble | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from workers.spool import claims, dots
 from workers.spool.claims import NEVER
-from workers.store.leases import boot_time, is_dead, owners
+from workers.store.leases import boot_time, is_dead, is_running, owners
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +48,8 @@ def recover(transaction: Transaction, *, path: str, watcher: Owner, hold: bool) 
     for owner in owners(transaction):
         if owner.id == watcher.id or not is_dead(owner, watcher, boot_time()):
             continue
+        if is_running(owner, watcher) and not claims.claimed(transaction, owner):
+            continue  # it is at rest
         notes = dots.read(dots.path_of(path, owner.id)) if owner.boot_id == watcher.boot_id else None
         claims.write(transaction, list(_rows(transaction, owner, notes, found, now)), now)
         transaction.run("owner.forget", (owner.id,))

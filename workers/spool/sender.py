@@ -58,12 +58,13 @@ class Sender:
         self._signs = any(identity.dkim is not None for identity in config.identities.values())
         self._dots: Dots | None = None
         self._results: list[Result] = []
-        self._slots: list[int] = []
+        self._notes: list[tuple[Dots, int]] = []
         self._lines: list[str] = []
         self._committing = False
         self._work = asyncio.Event()
         self._ending = asyncio.Event()
         self._drain = False
+        self._last = False
         self._crash: BaseException | None = None
         self._status = OK
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,11 +82,12 @@ class Sender:
         self._drained()
         await self._ending.wait()
         await self._wind_up()
-        commits.cancel()
+        self._last = True
+        self._work.set()
         await asyncio.gather(commits, return_exceptions=True)
         if self._crash is not None:
             raise self._crash
-        await self._commit_rest()
+        await self._leave()
         return TRY_AGAIN if drain and any(lane.gate.is_shut() for lane in self.lanes.values()) else self._status
 
     def end(self) -> None:
@@ -121,16 +123,18 @@ class Sender:
         if self._dots is None or not self._lease.lasts():
             return False
         try:
-            attempt.slot = self._dots.past(attempt.mail.claim, [recipient.id for recipient in attempt.waiting])
+            slot = self._dots.past(attempt.mail.claim, [recipient.id for recipient in attempt.waiting])
         except OSError as error:
             self._problem(f"{self._dots.path}: {error.strerror}")
             return False
+        attempt.note = self._dots, slot
         return True
 
     def taken(self, attempt: Attempt, answer: str) -> None:
         """Notes that the relay has taken the mail."""
-        if self._dots is not None and attempt.slot is not None:
-            self._dots.answered(attempt.slot, attempt.mail.claim, [recipient.id for recipient in attempt.waiting], answer)
+        if attempt.note is not None:
+            dots, slot = attempt.note
+            dots.answered(slot, attempt.mail.claim, [recipient.id for recipient in attempt.waiting], answer)
 
     def parts(self, attempt: Attempt) -> Iterable[bytes]:
         """The message in parts. Raises StoreError."""
@@ -171,8 +175,8 @@ class Sender:
                 lane.due = True
             elif state in ("deferred", "unknown"):
                 self._look_at(due_at)
-        if attempt.slot is not None:
-            self._slots.append(attempt.slot)
+        if attempt.note is not None:
+            self._notes.append(attempt.note)
         if attempt.content is not None:
             attempt.content.close()
         self.hungry()
@@ -265,12 +269,15 @@ class Sender:
     # What is committed.
 
     async def _commits(self) -> None:
+        """Commits whenever there is something to; ends behind the last results, or when those can't be written."""
         while True:
             await self._work.wait()
             self._work.clear()
             self._committing = True
             good = await self._commit()
             self._committing = False
+            if self._last and (not good or not self._results):
+                return
             if not good:
                 await self._pause(STORE_PAUSE_S)
                 self._work.set()
@@ -281,29 +288,29 @@ class Sender:
         """One transaction: the results that are there, and claims for the lanes that want some."""
         wants = [] if self.ending else [(name, lane.wanted(), lane.recipients) for name, lane in self.lanes.items()]
         wants = [want for want in wants if want[1] > 0]
-        results, slots, lines = self._results, self._slots, self._lines
+        results, notes, lines = self._results, self._notes, self._lines
         if not results and not wants:
             return True
-        self._results, self._slots, self._lines = [], [], []
+        self._results, self._notes, self._lines = [], [], []
+        now = time.time()
         try:
             if wants and self._dots is None:
                 await self._register()
-            told, fed = await self._writer.do(partial(self._transaction, results=results, wants=wants, now=time.time()))
+            told, fed = await self._writer.do(partial(self._transaction, results=results, wants=wants, now=now))
         except (StoreError, LeaseLost) as error:
-            self._results, self._slots, self._lines = results + self._results, slots + self._slots, lines + self._lines
+            self._results, self._notes, self._lines = results + self._results, notes + self._notes, lines + self._lines
             if isinstance(error, LeaseLost):
                 self._lost_lease()
                 return True
             self._problem(f"the spool can't be used: {error}; next try in {seconds(STORE_PAUSE_S)}")
             return False
-        for slot in slots:
-            if self._dots is not None:
-                self._dots.free(slot)
+        for dots, slot in notes:
+            dots.free(slot)
         if lines:
             line("\n".join(lines))
         for (name, most, _), mails in zip(wants, fed, strict=True):
             self._feed(self.lanes[name], mails, most)
-        if told:
+        if told or any(result.state != "sent" and result.due_at <= now for result in results):
             self.scan()
         return True
 
@@ -343,7 +350,7 @@ class Sender:
             lane.release("the lease was lost")
             lane.cut("the lease was lost")
         if self._dots is not None:
-            self._dots.close()
+            self._dots.forget()
             self._dots = None
         self.hungry()
 
@@ -386,12 +393,11 @@ class Sender:
             for lane in self.lanes.values():
                 lane.cut("the sender was asked to end")
 
-    async def _commit_rest(self) -> None:
-        """Writes the last results; what can't be written is found as a dead sender's."""
-        if not await self._commit() or self._dots is None:
-            return
-        await self._write(partial(recovery.leave, owner=self._lease.owner))
-        self._dots.close()
+    async def _leave(self) -> None:
+        """The clean end; what could not be written is found as a dead sender's."""
+        if self._dots is not None and not self._results:
+            await self._write(partial(recovery.leave, owner=self._lease.owner))
+            self._dots.close()
 
     async def _pause(self, limit_s: float) -> None:
         try:

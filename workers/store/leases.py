@@ -101,6 +101,12 @@ def is_dead(owner: Owner, watcher: Owner, now: float) -> bool:
     return owner.expires_at < now
 
 
+def is_running(owner: Owner, watcher: Owner) -> bool:
+    """Whether the owner's process is seen to run; one at rest does so with a lease that is over."""
+    same = owner.boot_id == watcher.boot_id and owner.pid_space == watcher.pid_space
+    return same and started(owner.pid) == owner.started
+
+
 def myself() -> Owner:
     """This process as an owner without an id."""
     pid = os.getpid()

@@ -30,12 +30,18 @@ WHERE state IN ('queued', 'deferred', 'unknown') AND lane = :lane AND priority =
 ORDER BY due_at LIMIT 1;
 
 -- name: claim
+-- The mails of the first rows in turn, each with all its recipients that are due, so that they share a transaction.
 UPDATE mail_recipient SET state = 'sending', claim = :claim, attempts = attempts + 1, updated_at = :now
 WHERE id IN (
     SELECT id FROM mail_recipient
-    WHERE state IN ('queued', 'deferred', 'unknown') AND lane = :lane AND priority = :priority AND state = :state
-        AND due_at <= :now
-    ORDER BY due_at, id LIMIT :most)
+    WHERE mail_id IN (
+            SELECT mail_id FROM (
+                SELECT mail_id FROM mail_recipient
+                WHERE state IN ('queued', 'deferred', 'unknown')
+                    AND lane = :lane AND priority = :priority AND state = :state AND due_at <= :now
+                ORDER BY due_at, id LIMIT :mails))
+        AND lane = :lane AND +priority = :priority AND +state = :state AND due_at <= :now
+    ORDER BY id LIMIT :recipients)
 RETURNING id, mail_id, address, attempts, failures;
 
 -- name: messages
