@@ -46,7 +46,8 @@ def queued(run: Run) -> list[str]:
     [
         ([], "x\n", 64, "no recipient"),
         (["-z", "a@x"], "x\n", 64, "unknown option -z"),
-        (["-bs"], "x\n", 64, "not in this version"),
+        (["-bs", "a@x"], "x\n", 64, "recipient"),
+        (["-bd"], "x\n", 64, "is not here"),
         (["a@x\r\nDATA"], "x\n", 65, "line end"),
         (["-f", "a@x>\n", "b@x"], "x\n", 65, "line end"),
         (["-f", "a@x, b@x", "b@x"], "x\n", 65, "one address"),

@@ -109,7 +109,7 @@ def path_of(database: str, owner_id: int) -> str:
 
 
 def read(path: str) -> list[Note] | None:
-    """The notes of a dead sender; None when there is no such file."""
+    """The notes of a dead sender; None when they can't be read."""
     try:
         with open(path, "rb") as file:
             found = []
@@ -121,7 +121,7 @@ def read(path: str) -> list[Note] | None:
                     words = page[end : end + size_bytes].decode("utf-8", "replace") if state == ANSWERED else ""
                     found.append(Note(claim, frozenset(ids), words))
             return found
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
         def many(self, name: str, rows: Iterable[Values]) -> None:
             """Runs a statement once for each row of values."""
 
+        def on_commit(self, work: Callable[[], None]) -> None:
+            """Runs `work` when the transaction is committed, and never when it is not."""
+
     class Database(Protocol):
         """One connection to the store, used by one thread."""
 

@@ -58,15 +58,22 @@ class Lease:
         owner = self.owner
         expires_at = boot_time() + LEASE_S
         row = (owner.host, owner.boot_id, owner.pid_space, owner.pid, owner.started, expires_at)
-        owner.id = transaction.run("owner.register", row)[0][0]
-        owner.expires_at = expires_at
-        self._count = 0
-        return owner.id
+        owner_id: int = transaction.run("owner.register", row)[0][0]
+
+        def done() -> None:
+            owner.id, owner.expires_at = owner_id, expires_at
+            self._count = 0
+
+        transaction.on_commit(done)
+        return owner_id
 
     def number(self, transaction: Transaction) -> int:
         """The number for a claim, inside the transaction that claims. Raises LeaseLost."""
         if self.due():
             self.renew(transaction)
+        elif not transaction.run("owner.find", (self.owner.id,)):
+            self.owner.expires_at = 0.0
+            raise LeaseLost
         self._count += 1
         return (self.owner.id << COUNT_BITS) + self._count
 
@@ -76,7 +83,7 @@ class Lease:
         if not transaction.run("owner.renew", (expires_at, self.owner.id)):
             self.owner.expires_at = 0.0
             raise LeaseLost
-        self.owner.expires_at = expires_at
+        transaction.on_commit(lambda: setattr(self.owner, "expires_at", expires_at))
 
     def lasts(self, margin_s: float = 1.0) -> bool:
         """Whether the lease surely holds for `margin_s` more; asked before a step that can't be taken back."""

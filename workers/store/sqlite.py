@@ -56,6 +56,7 @@ class SqliteDatabase:
         self._schema = schema
         self.group = group
         self._statements: dict[str, str] = {}
+        self._on_commit: list[Callable[[], None]] = []
         try:
             if not os.path.exists(path):
                 self._make_file()
@@ -76,6 +77,7 @@ class SqliteDatabase:
 
     def transact(self, work: Callable[[Transaction], Result]) -> Result:
         """Runs `work(self)` in one transaction; committed and synced when it returns. Raises StoreError."""
+        self._on_commit.clear()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -87,7 +89,13 @@ class SqliteDatabase:
                 raise
         except sqlite3.Error as error:
             raise store_error(self.path, error) from None
+        for each in self._on_commit:
+            each()
         return result
+
+    def on_commit(self, work: Callable[[], None]) -> None:
+        """Runs `work` when the transaction is committed, and never when it is not; inside `transact` only."""
+        self._on_commit.append(work)
 
     def run(self, name: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """The rows of the statement `FILE.NAME`. Raises StoreError outside `transact`, which turns it into one."""

@@ -6,6 +6,9 @@ INSERT INTO PREFIX_owner (host, boot_id, pid_space, pid, started, expires_at) VA
 -- name: renew
 UPDATE PREFIX_owner SET expires_at = ? WHERE id = ? RETURNING id;
 
+-- name: find
+SELECT id FROM PREFIX_owner WHERE id = ?;
+
 -- name: all
 SELECT id, host, boot_id, pid_space, pid, started, expires_at FROM PREFIX_owner ORDER BY id;
 
