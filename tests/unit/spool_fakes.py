@@ -7,8 +7,9 @@ import selectors
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
+from workers.spool.attempt import Attempt
 from workers.spool.claims import Mail, Recipient
-from workers.spool.transaction import Attempt, Courier, Limits
+from workers.spool.transaction import Courier, Limits
 from workers.spool.wire import Wire
 from workers.store.database import StoreError
 
@@ -20,14 +21,14 @@ ALL = {"pipelining": "", "8bitmime": "", "size": "1000000", "smtputf8": ""}
 
 
 class _Jump(selectors.SelectSelector):
-    """Waits no time at all: it puts the clock forward instead."""
+    """Waits no time at all: it puts the clock forward instead, and each turn by a little."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise AssertionError("everything waits, and nothing will ever happen")
-        self.now += max(0.0, timeout)
+        self.now += max(1e-7, timeout)
         return super().select(0)
 
 
@@ -112,9 +113,8 @@ class FakeRelay(asyncio.Transport):
             self.hasty |= len(self._out) > 1 and not self._pipelining
 
     def abort(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._loop.call_soon(self._gone)
+        self._out.clear()
+        self._hang_up()
 
     def say(self, reply: str) -> None:
         """Sends a reply that nobody asked for."""
@@ -149,7 +149,7 @@ class FakeRelay(asyncio.Transport):
         return True
 
     def _command(self, line: str) -> None:
-        verb = line.split(" ")[0]
+        verb = line.split(" ", maxsplit=1)[0]
         self.commands.append(line)
         address = line.partition("<")[2].partition(">")[0]
         if verb == "MAIL" and self._sender is None:
@@ -177,15 +177,22 @@ class FakeRelay(asyncio.Transport):
             self._silent = True
             return 0
         if given in (CUT, TAKEN_CUT):
-            self.abort()
+            self._hang_up()
             return right if given == TAKEN_CUT else 0
         text = f"{right} words" if given is None else given if isinstance(given, str) else f"{given} words"
         self._reply(text)
         if text.startswith("421"):
-            self.abort()
+            self._hang_up()
         return int(text[:3]) if text[:3].isdigit() else 0
 
+    def _hang_up(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._loop.call_soon(self._gone)
+
     def _reply(self, text: str) -> None:
+        if self._silent:
+            return
         self._out.append(text.encode() + b"\r\n")
         self._loop.call_soon(self._flush)
 

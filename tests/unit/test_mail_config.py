@@ -12,8 +12,8 @@ import pytest
 
 from workers.mail import load as load_module
 from workers.mail.config import Config
-from workers.mail.load import find, load
 from workers.mail.errors import CONFIG, Refused
+from workers.mail.load import find, load
 
 
 def written(folder: Path, text: str, mode: int = 0o600) -> str:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.spool_fakes import ALL, CUT, SILENT, TAKEN_CUT, FakeRelay, Watch, a_mail, courier, run
+from workers.spool.attempt import Attempt
+from workers.spool.content import Content
 from workers.spool.delivery import Effect, Verdict
-from workers.spool.transaction import Attempt, Limits, stuffed
+from workers.spool.transaction import Limits, stuffed
 from workers.store.database import StoreError
 
 ONE_BY_ONE = {name: value for name, value in ALL.items() if name != "pipelining"}
@@ -131,7 +133,7 @@ def test_a_recipient_alone_may_need_smtputf8() -> None:
 
 def test_content_made_anew_is_what_is_sent_and_measured() -> None:
     one = attempt()
-    one.content = b".other\r\n"
+    one.content = Content(b".other\r\n")
     talk = Talk([one], [])
     assert talk.relay.commands[0] == "MAIL FROM:<s1@x> SIZE=8"
     assert talk.relay.taken[0].body == b".other\r\n"
@@ -257,7 +259,6 @@ def test_too_many_recipients_leave_the_rest_for_another_transaction(code: int, e
     assert talk.done[0].effect is Effect.NONE
 
 
-@pytest.mark.xfail(reason="any 452 and 552 behind an accepted one counts as a limit of the relay")
 @pytest.mark.parametrize("answer", ["452 4.2.2 mailbox full", "552 5.2.2 over quota"])
 def test_a_full_mailbox_is_no_limit_of_the_relay(answer: str) -> None:
     talk = Talk([attempt(1, "a@x", "full@x")], [250, 250, answer])
@@ -279,7 +280,7 @@ def test_a_connection_that_is_closed_between_mails_costs_the_second_nothing(cut:
     assert talk.verdicts(0) == [Verdict.SENT]
     if talk.begun is None:
         assert talk.verdicts(1) == [Verdict.AGAIN]
-        assert talk.done[1].effect is (Effect.NONE if cut == CUT else Effect.CROWDED)
+        assert talk.done[1].effect is Effect.NONE
     else:
         assert talk.begun.results == []
     assert talk.lost is not None
@@ -329,7 +330,6 @@ def test_a_body_that_cannot_be_read_hands_nothing_over() -> None:
     assert talk.watch.noted == []
 
 
-@pytest.mark.xfail(reason="an answer that came before the dot is taken for the dot's own", raises=AssertionError)
 def test_an_answer_before_the_dot_is_not_the_answer_to_the_dot() -> None:
     class Early(Watch):
         def parts(self, attempt: Attempt) -> list[bytes]:
@@ -387,7 +387,9 @@ def test_closing_says_quit_and_waits_two_seconds_at_most() -> None:
             way.expire(asyncio.get_running_loop().time())
         return relay.commands, way.lost, asyncio.get_running_loop().time()
 
-    assert run(close([])) == (["QUIT"], "closed", 0.5)
+    commands, lost, elapsed_s = run(close([]))
+    assert (commands, lost) == (["QUIT"], "closed")
+    assert elapsed_s < 1.0
     commands, lost, elapsed_s = run(close([SILENT]))
     assert (commands, lost is None) == (["QUIT"], False)
     assert 2.0 <= elapsed_s <= 3.0
@@ -422,8 +424,12 @@ def test_whatever_a_relay_says_no_mail_is_lost_doubled_or_mixed(
         assert sorted(found) == [recipient.id for recipient in each.mail.recipients], "one result for each recipient"
         assert each.waiting == []
     mine = {f"s{at}@x": one for at, one in enumerate(mails)}
-    sent = [(each.mail.sender, recipient.address) for each in talk.done for recipient, v, _, _ in each.results if v is Verdict.SENT]
-    cut = [(each.mail.sender, recipient.address) for each in talk.done for recipient, v, _, _ in each.results if v is Verdict.UNKNOWN]
+    sent = [
+        (each.mail.sender, recipient.address) for each in talk.done for recipient, v, _, _ in each.results if v is Verdict.SENT
+    ]
+    cut = [
+        (each.mail.sender, recipient.address) for each in talk.done for recipient, v, _, _ in each.results if v is Verdict.UNKNOWN
+    ]
     taken = [(mail.sender, recipient) for mail in relay.taken for recipient in mail.recipients]
     assert len(set(taken)) == len(taken), "nobody gets it twice"
     assert set(sent) <= set(taken) <= set(sent) | set(cut)

@@ -87,17 +87,19 @@ class Result:
         "due_at",
         "failures",
         "id",
+        "lane",
         "mail_id",
         "state",
         "unknown",
     )
 
     def __init__(
-        self, recipient: Recipient, mail: Mail, state: str, failures: int, unknown: int, due_at: float, answer: str
+        self, recipient: Recipient, mail: Mail, lane: str, state: str, failures: int, unknown: int, due_at: float, answer: str
     ) -> None:
         self.id = recipient.id
         self.address = recipient.address
         self.attempts = recipient.attempts
+        self.lane = lane
         self.mail_id = mail.id
         self.claim = mail.claim
         self.created_at = mail.created_at

@@ -14,10 +14,12 @@ FIRST_RETRY_S = 5.0
 LAST_RETRY_S = 3600.0
 RELAY_CODES = frozenset((530, 534, 535, 538))  # RFC 4954 6, RFC 3207 4
 TOO_MANY_RECIPIENTS = frozenset((452, 552))  # RFC 5321 4.5.3.1.10
+MAILBOX_FULL = re.compile(r"[45]\.2\.2\b")  # RFC 3463 3.3
 LAST_CHANCE_S = 60.0
 WORDS_OF_TIME = re.compile(
     r"\b(?:again|retry|wait|after|within|in|for)\b[^.;\d]{0,40}?(\d{1,6})\s*(s|sec|second|m|min|minute|h|hour)s?\b", re.IGNORECASE
 )
+CLOCK = re.compile(r"\b(?:again|retry|wait|after|within|in|for)\b[^.;\d]{0,40}?(\d{1,2}):([0-5]\d):([0-5]\d)\b", re.IGNORECASE)
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -58,8 +60,8 @@ class Effect(Enum):
     REFUSED = "refused"  # the account or the relay's policy: the breaker opens
 
 
-def judge(step: Step, code: int, *, reused: bool = False, accepted: int = 0) -> Verdict:
-    """The verdict on a recipient whose transaction ended at `step` with `code` (RFC 5321 4.2.1).
+def judge(step: Step, code: int, text: str = "", *, reused: bool = False, accepted: int = 0) -> Verdict:
+    """The verdict on a recipient whose transaction ended at `step` with `code` and `text` (RFC 5321 4.2.1).
 
     `reused`: the connection has carried a mail before; `accepted`: recipients taken before this one.
     """
@@ -69,7 +71,7 @@ def judge(step: Step, code: int, *, reused: bool = False, accepted: int = 0) -> 
         return Verdict.RELAY
     if code in (LOST, 421) and step is Step.MAIL and reused:
         return Verdict.AGAIN  # a relay closes what was idle for long; a fresh connection tells
-    if step is Step.RCPT and code in TOO_MANY_RECIPIENTS:
+    if step is Step.RCPT and code in TOO_MANY_RECIPIENTS and not MAILBOX_FULL.match(text):
         return Verdict.AGAIN if accepted else Verdict.DEFERRED
     if step is Step.DOT and 200 <= code < 300:
         return Verdict.SENT
@@ -82,7 +84,7 @@ def effect(step: Step, code: int, *, reused: bool = False) -> Effect:
     """What the answer means for the relay, whatever it means for the mail."""
     if code in RELAY_CODES:
         return Effect.REFUSED
-    if step is Step.MAIL and reused and code == LOST:
+    if step is Step.MAIL and reused and code in (LOST, 421):
         return Effect.NONE
     if code == 421:
         return Effect.CROWDED
@@ -101,6 +103,8 @@ def is_final(code: int) -> bool:
 
 def again_in_s(text: str) -> float | None:
     """The pause that an answer such as `451 greylisted, try again in 120 seconds` asks for, at most an hour."""
+    if (clock := CLOCK.search(text)) is not None:
+        return min(float(int(clock[1]) * 3600 + int(clock[2]) * 60 + int(clock[3])), LAST_RETRY_S)
     found = WORDS_OF_TIME.search(text)
     if found is None:
         return None
@@ -120,7 +124,7 @@ def outcome(
 
     `failures` counts what went wrong with this mail before; `asked_s` is the pause that the relay asked for. A mail
     past its age gets no other try, and one before it gets its last try in the last minute. One that may have arrived
-    (UNKNOWN) is due at once.
+    (UNKNOWN) is due at once, but not again and again.
     """
     if verdict in (Verdict.SENT, Verdict.FAILED, Verdict.EXPIRED):
         return verdict.value, failures, now
@@ -131,7 +135,7 @@ def outcome(
     if now >= expires_at - LAST_CHANCE_S and failures:
         return "expired", failures, now
     failures += 1
-    if verdict is Verdict.UNKNOWN:
+    if verdict is Verdict.UNKNOWN and failures == 1:
         return "unknown", failures, now
     pause_s = retry_pause_s(failures, chance) if asked_s is None else asked_s
-    return "deferred", failures, max(now + 1.0, min(now + pause_s, expires_at - LAST_CHANCE_S / 2))
+    return verdict.value, failures, max(now + 1.0, min(now + pause_s, expires_at - LAST_CHANCE_S / 2))

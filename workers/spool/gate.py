@@ -10,7 +10,7 @@ LAST_PROBE_S = 60.0
 CUTS = 2  # so many connections in a row that break before they carried a mail are trouble of the relay
 WINDOW_MAILS = 4  # for each connection, before the next step
 BUSY = 0.65  # of the time at work, and more connections only make mails wait for us
-PAYS = 1.1  # a step has to make it so much faster
+PAYS = 0.2  # of what a step could bring at best, it has to bring
 AGAIN_S = 2.0  # after one that did not, until the next
 FORGIVEN_S = 300.0  # after so long a limit that the relay has shown is tried again, by one more
 
@@ -82,6 +82,7 @@ class Growth:
         self._shown_at = 0.0
         self._before: tuple[int, float] | None = None  # connections and mails a second before the last step
         self._again_at = 0.0
+        self._rate = 0.0  # of the last window
         self._mails = 0
         self._connections = 0
         self._since = 0.0
@@ -105,8 +106,9 @@ class Growth:
         if self._mails < WINDOW_MAILS * connections or span_s <= 0:
             return
         rate, busy = self._mails / span_s, (cpu_s - self._since_cpu) / span_s
+        self._rate = rate
         self._begin(now, cpu_s, connections)
-        if self._before is not None and rate < PAYS * self._before[1]:
+        if self._before is not None and rate < self._before[1] * (1 + PAYS * (connections / self._before[0] - 1)):
             self.allowed, self._before = self._before[0], None
             self._again_at = now + AGAIN_S
         elif busy < BUSY and now >= self._again_at:
@@ -115,6 +117,8 @@ class Growth:
 
     def slow(self) -> None:
         """Nothing has come to its end for a while and mail waits: waiting is what more connections can share."""
+        if self._before is None:
+            self._before = self.allowed, self._rate
         self.allowed = min(self.most, self.allowed + 1)
 
     def crowded(self, now: float, connections: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from workers.spool.attempt import Attempt
 from workers.spool.delivery import Effect, Verdict
-from workers.spool.gate import Gate, Growth, Rate
+from workers.spool.gate import FORGIVEN_S, Gate, Growth, Rate
 from workers.spool.outlet import Trouble
 from workers.store.database import StoreError
 
@@ -93,7 +93,7 @@ class Lane:
         self.gate = Gate()
         self.growth = Growth(terms.connections)
         self.links: set[Link] = set()
-        self.recipients = terms.recipients
+        self._shown: tuple[float, int] | None = None  # when the relay took no more recipients than these
         self._rate = Rate(terms.rate)
         self._connect = connect
         self._desk = desk
@@ -109,10 +109,17 @@ class Lane:
     def wanted(self) -> int:
         """How many mails shall be claimed now."""
         ready = sum(link.carrier is not None for link in self.links)
-        if not self.due or self._stopping or not ready:
+        if not self.due or self._stopping or not ready or self.gate.left_s(self._loop.time()) > 0:
             return 0
         target = ready * AHEAD if self._rate.left_s(self._loop.time()) == 0 and self.terms.rate is None else ready
         return target - len(self._mails) if len(self._mails) <= target // 2 else 0
+
+    @property
+    def recipients(self) -> int:
+        """How many recipients of a mail may share a transaction: the setting, or what the relay has shown lately."""
+        if self._shown is not None and self._loop.time() - self._shown[0] < FORGIVEN_S:
+            return min(self.terms.recipients, self._shown[1])
+        return self.terms.recipients
 
     def in_hand(self) -> bool:
         """Whether something claimed has no result yet."""
@@ -121,8 +128,7 @@ class Lane:
     def feed(self, mails: list[Mail]) -> None:
         """Takes what was claimed for this lane."""
         self._mails.extend(mails)
-        if self._stopping:
-            self.release("the sender was asked to end")
+        self._release_if_shut()
         for _ in range(min(len(self._mails), len(self._waiters))):
             self._wake()
         self.pump()
@@ -159,7 +165,7 @@ class Lane:
         be prepared first."""
         now = self._loop.time()
         over = link.mails >= self.terms.mails or len(self._active()) > self.growth.limit(now)
-        if not self._mails or self._stopping or over or self._rate.left_s(now) > 0:
+        if not self._mails or self._stopping or over or self._rate.left_s(now) > 0 or self.gate.left_s(now) > 0:
             return None
         if not patient and self._desk.work(self._mails[0], link.extensions) is not None:
             return None
@@ -186,15 +192,18 @@ class Lane:
         return None
 
     def back(self, mail: Mail) -> None:
-        """A mail that was taken and not begun."""
+        """A mail that was taken, and of which no relay has the body."""
         self._mails.appendleft(mail)
+        self._release_if_shut()
+        if self._mails and self._waiters:
+            self._wake()
 
     def finish(self, attempt: Attempt) -> None:
         """An attempt has come to its end."""
         self._progress += 1
         now = self._loop.time()
         if attempt.most_recipients:
-            self.recipients = max(1, min(self.recipients, attempt.most_recipients))
+            self._shown = now, max(1, attempt.most_recipients)
         if attempt.effect is Effect.REFUSED:
             pause_s = self.gate.refused(attempt.trouble, now, self.terms.pause_s)
             self._shut(attempt.trouble, pause_s)
@@ -204,11 +213,12 @@ class Lane:
             pause = self.gate.cut(attempt.trouble, now)
             if pause is not None:
                 self._shut(attempt.trouble, pause)
-        elif any(verdict is not Verdict.RELAY for _, verdict, _, _ in attempt.results):
+        elif any(verdict not in (Verdict.RELAY, Verdict.AGAIN) for _, verdict, _, _ in attempt.results):
             if self.gate.answered():
                 self._desk.said(self, "answers again")
             waiting = self.due or bool(self._mails)
-            self.growth.carried(now, time.process_time(), len(self.links), waiting=waiting)
+            ready = sum(link.carrier is not None for link in self.links)
+            self.growth.carried(now, time.process_time(), ready, waiting=waiting)
         self._desk.report(self, attempt)
 
     def left(self, link: Link, trouble: Trouble | None) -> None:
@@ -216,7 +226,7 @@ class Lane:
         self.links.discard(link)
         if trouble is not None:
             now = self._loop.time()
-            if self.links and not trouble.refused:
+            if self.links:  # others are at work, so it is this one that was too many
                 self.growth.crowded(now, len(self.links) + 1)
             elif trouble.refused:
                 self._shut(str(trouble), self.gate.refused(str(trouble), now, self.terms.pause_s))
@@ -263,6 +273,12 @@ class Lane:
             attempt = Attempt(self._mails.popleft())
             attempt.settle(attempt.waiting, Verdict.AGAIN, why)
             self._desk.report(self, attempt)
+
+    def _release_if_shut(self) -> None:
+        if self._stopping:
+            self.release("the sender was asked to end")
+        elif self.gate.left_s(self._loop.time()) > 0:
+            self.release(self.gate.problem)
 
     def _active(self) -> list[Link]:
         return [link for link in self.links if not link.leaving]
@@ -354,14 +370,15 @@ class Link:
             if following is None and carrier.is_stale():
                 self._lane.back(attempt.mail)
                 return
+            work = None if attempt is following else self._desk.work(attempt.mail, self.extensions)
+            following = None
             self.busy = True
             try:
-                work = None if attempt is following else self._desk.work(attempt.mail, self.extensions)
                 if work is not None and not await self._desk.prepare(attempt, work):
-                    following = None
-                else:
-                    attempt, following = await carrier.deliver(attempt)
-            except StoreError as error:
+                    self._desk.report(self._lane, attempt)
+                    continue
+                attempt, following = await carrier.deliver(attempt)
+            except (StoreError, OSError) as error:
                 attempt.settle(attempt.waiting, Verdict.RELAY, f"the message can't be read: {error}")
             finally:
                 self.busy = False

@@ -27,10 +27,11 @@ HOUR_S = 3600.0
 class Late:
     """A recipient that is told about without an attempt of ours: expired or late while its relay is down."""
 
-    __slots__ = ("address", "answer", "attempts", "mail_id", "state")
+    __slots__ = ("address", "answer", "attempts", "lane", "mail_id", "state")
 
-    def __init__(self, mail_id: int, address: str, attempts: int, state: str, answer: str) -> None:
+    def __init__(self, mail_id: int, lane: str, address: str, attempts: int, state: str, answer: str) -> None:
         self.mail_id = mail_id
+        self.lane = lane
         self.address = address
         self.attempts = attempts
         self.state = state
@@ -43,7 +44,7 @@ class Notices:
     def __init__(self, config: Config) -> None:
         self.warn_after_s = config.warn_after_s
         self._config = config
-        self._remotes = {name: f"{relay.host}" for name, relay in config.relays().items()}
+        self._remotes = {name: relay.host for name, relay in config.relays().items()}
 
     def write(self, transaction: Transaction, results: Iterable[Result], now: float) -> int:
         """Reports what was just written about recipients, those given up and those late for the first time; how many
@@ -63,7 +64,7 @@ class Notices:
         """Queues one report for each mail, where its sender may have one; how many."""
         number = 0
         rows = transaction.run("sender.reported", {"ids": json.dumps(list(about)), "most": HEADER_BYTES})
-        for mail_id, sender, message_id, created_at, expires_at, size_bytes, warned, lane, start in rows:
+        for mail_id, sender, message_id, created_at, expires_at, size_bytes, warned, start in rows:
             if warning and warned:
                 continue
             if warning:
@@ -73,15 +74,15 @@ class Notices:
             if may_bounce(sender, header, told) is not None:
                 continue
             original = Original(sender, message_id, created_at, size_bytes, header, str(mail_id))
-            failures = [self._failure(each, lane, now, expires_at if warning else None) for each in about[mail_id]]
+            failures = [self._failure(each, now, expires_at if warning else None) for each in about[mail_id]]
             number += self._queue(transaction, original, failures, now, warning=warning)
         return number
 
-    def _failure(self, about: Result | Late, lane: str, now: float, retry_until: float | None) -> Failure:
+    def _failure(self, about: Result | Late, now: float, retry_until: float | None) -> Failure:
         late = retry_until is not None
         status = status_of(about.answer, "4.0.0" if late else ("4.4.7" if about.state == "expired" else "5.0.0"))
         action = "delayed" if late else "failed"
-        remote = self._remotes.get(lane)
+        remote = self._remotes.get(about.lane)
         return Failure(about.address, action, status, about.answer, remote, about.attempts, now, retry_until)
 
     def _queue(self, transaction: Transaction, original: Original, failures: list[Failure], now: float, *, warning: bool) -> bool:

@@ -57,10 +57,12 @@ def recover(transaction: Transaction, *, path: str, watcher: Owner, hold: bool) 
     return found
 
 
-def leave(transaction: Transaction, *, owner: Owner) -> None:
-    """The clean end of an owner that holds nothing any more; else its row stays, for those who recover."""
-    if not claims.claimed(transaction, owner):
-        transaction.run("owner.forget", (owner.id,))
+def leave(transaction: Transaction, *, owner: Owner) -> bool:
+    """The clean end of an owner that holds nothing any more; else False, and its row stays for those who recover."""
+    if claims.claimed(transaction, owner):
+        return False
+    transaction.run("owner.forget", (owner.id,))
+    return True
 
 
 def forget_notes(path: str, ids: list[int]) -> None:

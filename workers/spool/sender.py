@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from workers.store.writer import Writer
 
 STORE_PAUSE_S = 5.0
+LAST_PAUSE_S = 0.5  # the same while it ends
 RELOAD = -1  # in place of an exit status: begin anew
 GRACE_S = 7.0  # under the 10 s after which guard kills
 
@@ -67,6 +69,7 @@ class Sender:
         self._last = False
         self._crash: BaseException | None = None
         self._status = OK
+        self._relaning: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._due_timer: asyncio.TimerHandle | None = None
 
@@ -168,7 +171,7 @@ class Sender:
             unknown = int(verdict is Verdict.UNKNOWN)
             if unknown and self.config.unknown == "hold":
                 state, due_at = "unknown", NEVER
-            self._results.append(Result(recipient, mail, state, failures, unknown, due_at, text))
+            self._results.append(Result(recipient, mail, lane.name, state, failures, unknown, due_at, text))
             self._lines.append(event(mail.id, recipient.address, state, verdict.value, text, due_at - now))
             self.sent += state == "sent"
             if state == "queued" or (state in ("deferred", "unknown") and due_at <= now):
@@ -191,10 +194,10 @@ class Sender:
         if lane.gate.is_shut():
             self._problem(f"{lane.title}: {text}; next try in {seconds(left_s)}")
             row: tuple[Any, ...] = (lane.name, text, time.time() + left_s, time.time())
-            self.start(self._write(lambda transaction: transaction.run("sender.note_lane", row)))
+            self.start(self._note("sender.note_lane", row))
         else:
             line(f"{lane.title}: {text}")
-            self.start(self._write(lambda transaction: transaction.run("sender.forget_lane", (lane.name,))))
+            self.start(self._note("sender.forget_lane", (lane.name,)))
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs it beside the rest; what it does not catch ends the process."""
@@ -218,7 +221,9 @@ class Sender:
         for name, due_at in times.items():
             lane = self.lanes.get(name)
             if lane is None:
-                self.start(self._relane(name))
+                if name not in self._relaning:
+                    self._relaning.add(name)
+                    self.start(self._relane(name))
             elif due_at is not None and due_at <= now:
                 lane.due = True
                 lane.pump()
@@ -240,15 +245,17 @@ class Sender:
         """Finds the way anew for rows of a lane that mail.toml no longer has."""
         after = 0
         lane_of = self.config.lane
-        while not self.ending:
-            try:
+        try:
+            while not self.ending:
                 after = await self._writer.do(partial(claims.relane, name=name, after=after, lane_of=lane_of))
-            except StoreError as error:
-                self._problem(str(error))
-                return
-            if not after:
-                self.scan()
-                return
+                if not after:
+                    break
+        except StoreError as error:
+            self._problem(str(error))
+            await self._pause(STORE_PAUSE_S)
+        self._relaning.discard(name)
+        if not self.ending:
+            self.scan()
 
     async def recover(self) -> None:
         """Takes over what dead senders had claimed. Raises StoreError."""
@@ -366,17 +373,21 @@ class Sender:
         except StoreError as error:
             self._problem(f"the lease can't be renewed: {error}")
 
-    async def _write(self, work: Callable[[Transaction], object]) -> None:
+    async def _write(self, work: Callable[[Transaction], object]) -> bool:
         try:
-            await self._writer.do(work)
+            return bool(await self._writer.do(work))
         except StoreError as error:
             self._problem(str(error))
+        return False
+
+    async def _note(self, statement: str, row: tuple[Any, ...]) -> None:
+        await self._write(lambda transaction: transaction.run(statement, row))
 
     # How it ends.
 
     def _drained(self) -> None:
         """With `drain`: ends when nothing is left that could be sent now."""
-        if not self._drain or self._committing or self._results or self._work.is_set():
+        if not self._drain or self._committing or self._results or self._relaning or self._work.is_set():
             return
         for lane in self.lanes.values():
             if lane.in_hand() or (lane.due and not lane.gate.is_shut()):
@@ -396,14 +407,17 @@ class Sender:
     async def _leave(self) -> None:
         """The clean end; what could not be written is found as a dead sender's."""
         if self._dots is not None and not self._results:
-            await self._write(partial(recovery.leave, owner=self._lease.owner))
-            self._dots.close()
+            if await self._write(partial(recovery.leave, owner=self._lease.owner)):
+                self._dots.close()
+        elif self._results:
+            self._status = TRY_AGAIN
 
     async def _pause(self, limit_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._ending.wait(), limit_s)
-        except TimeoutError:
+        if self.ending:
+            await asyncio.sleep(LAST_PAUSE_S)
             return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), limit_s)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -51,7 +51,7 @@ def _expired(transaction: Transaction, notices: Notices, key: dict[str, object],
     rows = transaction.run("sender.expire", {**key, "answer": problem})
     lost: dict[int, list[Late]] = {}
     for _, mail_id, address, attempts, answer in rows:
-        lost.setdefault(mail_id, []).append(Late(mail_id, address, attempts, "expired", answer))
+        lost.setdefault(mail_id, []).append(Late(mail_id, str(key["lane"]), address, attempts, "expired", answer))
     if lost:
         notices.report(transaction, lost, now, warning=False)
     return [event(mail_id, address, "expired", "expired", answer, 0.0) for _, mail_id, address, _, answer in rows]
@@ -62,6 +62,6 @@ def _warned(transaction: Transaction, notices: Notices, key: dict[str, object], 
         return
     late: dict[int, list[Late]] = {}
     for mail_id, address, attempts in transaction.run("sender.late", {**key, "before": now - notices.warn_after_s}):
-        late.setdefault(mail_id, []).append(Late(mail_id, address, attempts, "deferred", problem))
+        late.setdefault(mail_id, []).append(Late(mail_id, str(key["lane"]), address, attempts, "deferred", problem))
     if late:
         notices.report(transaction, late, now, warning=True)

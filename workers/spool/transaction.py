@@ -174,7 +174,7 @@ class Courier:
                 accepted += 1
                 continue
             words = answer(code, text)
-            verdict = judge(Step.RCPT, code, accepted=accepted)
+            verdict = judge(Step.RCPT, code, text, accepted=accepted)
             if verdict is Verdict.AGAIN:
                 attempt.most_recipients = accepted
             if effect(Step.RCPT, code) is not Effect.NONE:
@@ -197,8 +197,8 @@ class Courier:
     async def _content(self, attempt: Attempt) -> Attempt | None:
         """The body, the note, and the dot, behind which nothing can be taken back."""
         last = await self._body(attempt)
-        if self._wire.lost is not None:
-            self._end(attempt, Step.DATA, LOST, self._lost())
+        if self._wire.is_stale():
+            await self._interrupted(attempt)
             return None
         following = self._guard.next()
         if not self._guard.past_dot(attempt):
@@ -214,6 +214,13 @@ class Courier:
             self._guard.taken(attempt, answer(code, text))
         self._end(attempt, Step.DOT, code, text)
         return following
+
+    async def _interrupted(self, attempt: Attempt) -> None:
+        """The connection broke, or the relay has answered before the message was over: a no is a no, a yes is none."""
+        replies = [] if self._wire.lost is not None else await self._wire.replies(1, self._limits.data_s)
+        code, text = replies[0] if replies and replies[0][0] >= 400 else (LOST, self._lost())
+        self._end(attempt, Step.DATA, code, text)
+        self._wire.fail("the relay answered in the middle of a message")
 
     async def _body(self, attempt: Attempt) -> bytes:
         """Sends the body but for its last part, which goes out with the dot."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST_REPLY_BYTES = 65536  # a reply line has 512 octets at most, RFC 5321 4.5.3.1.5; some are longer, none is endless
+MOST_REPLIES = 1000  # beyond those that are waited for
 NO_LIMIT = float("inf")
 
 
@@ -55,7 +56,7 @@ class Wire(asyncio.Protocol):
 
     def is_stale(self) -> bool:
         """Whether it can carry no other mail: lost, or the relay has said something unasked."""
-        return self.lost is not None or bool(self._replies) or bool(self._rest)
+        return self.lost is not None or bool(self._replies or self._rest or self._words)
 
     def fail(self, why: str) -> None:
         """Ends the connection at once."""
@@ -76,6 +77,8 @@ class Wire(asyncio.Protocol):
         self._size_bytes += len(data)
         if not self._take(lines):
             self.fail(f"not an SMTP reply: {bytes(self._words[-1][:80]).decode('ascii', 'replace')!r}")
+        elif len(self._replies) > self._wanted + MOST_REPLIES:
+            self.fail(f"more than {MOST_REPLIES} replies that nobody has asked for")
         elif self._size_bytes > MOST_REPLY_BYTES:
             self.fail(f"a reply of more than {MOST_REPLY_BYTES} bytes")
         elif self._wanted and len(self._replies) >= self._wanted:

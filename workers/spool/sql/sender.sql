@@ -118,7 +118,6 @@ INSERT INTO mail_meta (name, value) VALUES (:name, :by) ON CONFLICT (name) DO UP
 
 -- name: reported
 SELECT mail_message.id, sender, message_id, created_at, expires_at, size_bytes, warned,
-    (SELECT lane FROM mail_recipient WHERE mail_id = mail_message.id LIMIT 1),
     coalesce((SELECT substr(body, 1, :most) FROM mail_body WHERE mail_id = mail_message.id AND part = 0), x'')
 FROM json_each(:ids) CROSS JOIN mail_message ON mail_message.id = json_each.value;
 
