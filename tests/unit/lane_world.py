@@ -12,7 +12,9 @@ from tests.unit.spool_fakes import a_mail, run
 from workers.spool.attempt import Attempt
 from workers.spool.claims import Mail
 from workers.spool.delivery import Effect, Verdict
-from workers.spool.lane import Lane, Link, Terms
+from workers.spool.desk import Named, Terms
+from workers.spool.lane import Lane
+from workers.spool.link import Link
 from workers.spool.outlet import Trouble
 from workers.store.database import StoreError
 
@@ -158,7 +160,7 @@ class World:
     async def prepare(self, attempt: Attempt, work: Work) -> bool:
         raise AssertionError("nothing is to be prepared")
 
-    def report(self, lane: Lane, attempt: Attempt) -> None:
+    def report(self, lane: Named, attempt: Attempt) -> None:
         assert self.claims.pop(attempt.mail.claim) is lane, "reported once, by its own lane"
         assert [result[0].id for result in attempt.results] == [each.id for each in attempt.mail.recipients]
         verdict = attempt.results[0][1]
@@ -171,7 +173,7 @@ class World:
     def hungry(self) -> None:
         self._work.set()
 
-    def said(self, lane: Lane, text: str) -> None:
+    def said(self, lane: Named, text: str) -> None:
         self.lines.append(f"{lane.name}: {text}")
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -18,8 +18,10 @@ from workers.spool.accept import Submission, accept, open_spool
 from workers.spool.attempt import Attempt
 from workers.spool.claims import NEVER
 from workers.spool.delivery import Effect, Verdict
+from workers.spool.desk import Terms
 from workers.spool.dots import Dots, path_of, read
-from workers.spool.lane import Lane, Link, Terms
+from workers.spool.lane import Lane
+from workers.spool.link import Link
 from workers.spool.notices import Notices
 from workers.spool.outlet import Trouble
 from workers.spool.sender import Sender

@@ -129,7 +129,7 @@ def test_the_new_code_claims_and_sends_the_old_mails_in_their_order(path: Path) 
     [big] = [each for each in mails if each.id == 8]
     assert b"".join(body_parts(database, big)) == b"Subject: 8\r\n\r\n" + b"\xe4" * 600_000
     assert big.eight_bit
-    results = [Result(to, each, "sent", 1, 0, 0.0, "250") for each in mails for to in each.recipients]
+    results = [Result(to, each, "relay", "sent", 1, 0, 0.0, "250") for each in mails for to in each.recipients]
     assert len(database.transact(lambda transaction: settle(transaction, results, 1.0))) == 7
     assert add(database, "new@x") == 11
     database.close()

@@ -14,72 +14,18 @@ from typing import TYPE_CHECKING
 from workers.spool.attempt import Attempt
 from workers.spool.delivery import Effect, Verdict
 from workers.spool.gate import FORGIVEN_S, Gate, Growth, Rate
-from workers.spool.outlet import Trouble
-from workers.store.database import StoreError
+from workers.spool.link import Link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
-    from typing import Any, Protocol
+    from collections.abc import Callable, Coroutine
+    from typing import Any
 
     from workers.spool.claims import Mail
-    from workers.spool.content import Work
-    from workers.spool.outlet import Carrier
-
-    class Desk(Protocol):
-        """What a lane needs of the sender."""
-
-        def past_dot(self, attempt: Attempt) -> bool:
-            """Notes that the final dot is about to go out, if the claim surely holds."""
-
-        def taken(self, attempt: Attempt, answer: str) -> None:
-            """Notes that the relay has taken the mail."""
-
-        def parts(self, attempt: Attempt) -> Iterable[bytes]:
-            """The message in parts. Raises StoreError."""
-
-        def work(self, mail: Mail, extensions: Mapping[str, str]) -> Work | None:
-            """What is to be done to a mail before a relay with these extensions gets it; None: nothing."""
-
-        async def prepare(self, attempt: Attempt, work: Work) -> bool:
-            """Does it; False when it could not be done, and the attempt has its results."""
-
-        def report(self, lane: Lane, attempt: Attempt) -> None:
-            """Takes the results of an attempt."""
-
-        def hungry(self) -> None:
-            """The lane wants mail."""
-
-        def said(self, lane: Lane, text: str) -> None:
-            """A line about the lane for the log; its trouble may have changed."""
-
-        def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-            """Runs it beside the rest."""
-
+    from workers.spool.desk import Desk, Terms
+    from workers.spool.outlet import Carrier, Trouble
 
 IDLE_S = 2.0  # a connection waits so long for the next mail
 AHEAD = 8  # mails claimed for each connection: enough to be busy during a commit, few enough for a power cut
-
-
-class Terms:
-    """How a lane may be used: from the settings of its relay."""
-
-    __slots__ = ("connections", "mails", "password_file", "pause_s", "rate", "recipients")
-
-    def __init__(
-        self,
-        connections: int,
-        mails: int,
-        recipients: int,
-        rate: float | None,
-        pause_s: float,
-        password_file: str | None = None,
-    ) -> None:
-        self.connections = connections
-        self.mails = mails  # on a connection
-        self.recipients = recipients  # of a mail in one transaction
-        self.rate = rate  # mails a second
-        self.pause_s = pause_s  # of the breaker
-        self.password_file = password_file  # a change of it closes the breaker
 
 
 class Lane:
@@ -315,76 +261,6 @@ class Lane:
 
     def _wake(self) -> None:
         _end_wait(self._waiters.popleft())
-
-
-class Link:
-    """One connection of a lane, and its life."""
-
-    def __init__(self, lane: Lane, desk: Desk) -> None:
-        self.carrier: Carrier | None = None
-        self.mails = 0  # that it was given
-        self.busy = False
-        self.leaving = False
-        self.extensions: Mapping[str, str] = {}
-        self.task: asyncio.Task[None]
-        self._lane = lane
-        self._desk = desk
-
-    def past_dot(self, attempt: Attempt) -> bool:
-        """Of Guard."""
-        return self._desk.past_dot(attempt)
-
-    def taken(self, attempt: Attempt, answer: str) -> None:
-        """Of Guard."""
-        self._desk.taken(attempt, answer)
-
-    def parts(self, attempt: Attempt) -> Iterable[bytes]:
-        """Of Guard."""
-        return self._desk.parts(attempt)
-
-    def next(self) -> Attempt | None:
-        """Of Guard."""
-        return self._lane.take(self, patient=False)
-
-    async def run(self, connect: Callable[[Link], Coroutine[Any, Any, Carrier]]) -> None:
-        """Connects, carries mails as long as there are some, and closes."""
-        trouble = None
-        try:
-            self.carrier = await connect(self)
-            self.extensions = self.carrier.extensions
-            self._desk.hungry()
-            await self._carry(self.carrier)
-            await self.carrier.close()
-        except Trouble as error:
-            trouble = error
-        finally:
-            self._lane.left(self, trouble)
-
-    async def _carry(self, carrier: Carrier) -> None:
-        following: Attempt | None = None
-        while carrier.lost is None:
-            attempt = following or await self._lane.next(self)
-            if attempt is None:
-                self.leaving = True
-                return
-            if following is None and carrier.is_stale():
-                self._lane.back(attempt.mail)
-                return
-            work = None if attempt is following else self._desk.work(attempt.mail, self.extensions)
-            following = None
-            self.busy = True
-            try:
-                if work is not None and not await self._desk.prepare(attempt, work):
-                    self._desk.report(self._lane, attempt)
-                    continue
-                attempt, following = await carrier.deliver(attempt)
-            except (StoreError, OSError) as error:
-                attempt.settle(attempt.waiting, Verdict.RELAY, f"the message can't be read: {error}")
-            finally:
-                self.busy = False
-            self._lane.finish(attempt)
-        if following is not None:
-            self._lane.back(following.mail)
 
 
 def _written_at(path: str) -> int | None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from workers.mail.config import MAILDIR
 from workers.spool.accept import open_spool
-from workers.spool.lane import Lane, Terms
+from workers.spool.desk import Terms
+from workers.spool.lane import Lane
 from workers.spool.log import line
 from workers.spool.notices import Notices
 from workers.spool.notify import Notifier
@@ -26,7 +27,7 @@ from workers.store.writer import Writer
 
 if TYPE_CHECKING:
     from workers.mail.config import Config, Relay
-    from workers.spool.lane import Link
+    from workers.spool.link import Link
     from workers.spool.outlet import Carrier
 
 
