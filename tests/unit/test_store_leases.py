@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workers.store.leases import COUNT_BITS, LEASE_S, RENEW_S, Lease, Owner, boot_time, is_dead, myself, started
+from workers.store.leases import COUNT_BITS, LEASE_S, RENEW_S, Lease, Owner, boot_time, is_dead, is_running, myself, started
 
 NOW = 5000.0
 HERE = Owner(1, "host", "boot", 77, os.getpid(), started(os.getpid()) or 0, NOW + 60)
@@ -111,15 +111,27 @@ def test_the_clock_is_that_of_the_time_since_boot() -> None:
     assert before - 0.02 <= uptime_s <= boot_time()
 
 
-def test_the_claims_of_an_owner_are_its_own_and_grow() -> None:
-    low, high = owner(id=3).claims()
-    assert (low, high) == (3 << COUNT_BITS, (4 << COUNT_BITS) - 1)
-    assert high + 1 == owner(id=4).claims()[0]
-    lease = Lease()
-    lease.owner.id = 3
-    lease.owner.expires_at = boot_time() + LEASE_S
-    numbers = [lease.number(None) for _ in range(3)]  # type: ignore[arg-type]  # nothing is asked of the store yet
-    assert low < numbers[0] < numbers[1] < numbers[2] < high
+def test_the_claims_of_an_owner_are_its_own() -> None:
+    assert owner(id=3).claims() == (3 << COUNT_BITS, (4 << COUNT_BITS) - 1)
+    assert owner(id=3).claims()[1] + 1 == owner(id=4).claims()[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "running"),
+    [
+        ({}, True),
+        ({"expires_at": NOW - 999}, True),
+        ({"boot_id": "the one before"}, False),
+        ({"pid_space": 78}, False),
+        ({"started": HERE.started + 1}, False),
+    ],
+)
+def test_an_owner_is_seen_to_run_here_whatever_its_lease_says(changes: dict[str, Any], running: bool) -> None:
+    assert is_running(owner(**changes), HERE) is running
+
+
+def test_an_owner_whose_process_is_gone_is_not_seen_to_run() -> None:
+    assert not is_running(owner(pid=gone_pid()), HERE)
 
 
 def test_a_lease_lasts_while_its_end_is_further_than_the_margin() -> None:

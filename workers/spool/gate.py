@@ -8,7 +8,7 @@ from __future__ import annotations
 FIRST_PROBE_S = 5.0
 LAST_PROBE_S = 60.0
 CUTS = 2  # so many connections in a row that break before they carried a mail are trouble of the relay
-WINDOW_MAILS = 4  # for each connection, before the next step
+WINDOW_MAILS = 3  # for each connection, before the next step
 BUSY = 0.65  # of the time at work, and more connections only make mails wait for us
 PAYS = 0.2  # of what a step could bring at best, it has to bring
 AGAIN_S = 2.0  # after one that did not, until the next
@@ -113,7 +113,7 @@ class Growth:
             self._again_at = now + AGAIN_S
         elif busy < BUSY and now >= self._again_at:
             self._before = connections, rate
-            self.allowed = min(self.most, connections + max(1, connections // 2))
+            self.allowed = min(self.most, 2 * connections)
 
     def slow(self) -> None:
         """Nothing has come to its end for a while and mail waits: waiting is what more connections can share."""
