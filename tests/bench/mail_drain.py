@@ -138,8 +138,8 @@ def _watch(race: Race, start: Callable[[], int], empty: Callable[[], bool] | Non
     holds_within(lambda: race.sink.count() > 0 or world.gone([pid], 0), race.limit_s)
     first, before = time.monotonic(), race.sink.count()
     while (came := race.sink.count()) < race.count and time.monotonic() < started + race.limit_s:
-        if world.gone([pid], 0):
-            raise AssertionError(f"a sender ended after {came} of {race.count} mails")
+        if world.gone([pid], 0) and race.sink.count() < race.count:
+            raise AssertionError(f"a sender ended after {race.sink.count()} of {race.count} mails")
         time.sleep(LOOK_S)
     ended = time.monotonic()
     if came < race.count or empty is not None:

@@ -25,13 +25,9 @@ from tests.bench.mail_world import (
     recipient,
 )
 from tests.bench.peers import BIN
-from workers.mail.config import load
-from workers.spool.accept import Submission, accept, open_spool
-from workers.store.bell import bell_name, ring
+from workers.store.bell import bell_name
 
-UNKNOWN_COMMAND = 64
 FILL_LIMIT_S = 900.0
-BATCH = 100  # mails a commit where there is no `add`
 
 
 class Ours:
@@ -44,7 +40,6 @@ class Ours:
         self.database = folder / "state" / "mail" / "spool.db"
         self.log = folder / "log"
         self.pid = 0
-        self._has_add: bool | None = None
         self.through(port)
 
     def through(self, port: int) -> None:
@@ -60,45 +55,23 @@ class Ours:
         with on_cores(OTHER_CORES):
             return subprocess.run(self.command(*words), input=text, text=True, capture_output=True, env=ENVIRONMENT, check=False)
 
-    def has_add(self) -> bool:
-        """Whether this version has the command `add`; asked once."""
-        if self._has_add is None:
-            self._has_add = self.ask("add").returncode != UNKNOWN_COMMAND
-        return self._has_add
-
     def fill(self, count: int, size_bytes: int) -> None:
         """Queues mails 0 to `count`; nobody sends meanwhile."""
-        if self.has_add():
-            lines = self.lines(count, size_bytes)
-            pid = launch(self.command("add"), self.log, OTHER_CORES, stdin=lines, stdout=self.folder / "ids")
-            status, _ = finish(pid, FILL_LIMIT_S)
-            if status:
-                raise AssertionError(f"smtp-spool add ended with {status}: {self.log.read_text()[-500:]}")
-            lines.unlink()
-        else:
-            for first in range(0, count, BATCH):
-                self.accept(range(first, min(first + BATCH, count)), size_bytes)
+        lines = self.lines(count, size_bytes)
+        pid = launch(self.command("add"), self.log, OTHER_CORES, stdin=lines, stdout=self.folder / "ids")
+        status, _ = finish(pid, FILL_LIMIT_S)
+        lines.unlink()
+        if status or self.waiting() != count:
+            raise AssertionError(f"add ended with {status}, {self.waiting()} of {count} queued: {self.log.read_text()[-500:]}")
 
-    def lines(self, count: int, size_bytes: int, first: int = 0) -> Path:
+    def lines(self, count: int, size_bytes: int) -> Path:
         """A file with the lines that `add` reads."""
-        path = self.folder / f"lines-{first}"
+        path = self.folder / "lines"
         with path.open("w") as file:
-            for number in range(first, first + count):
+            for number in range(count):
                 text = mail(number, size_bytes)
                 file.write(json.dumps({"from": f"s@{DOMAIN}", "to": [recipient(number)], "message": text}) + "\n")
         return path
-
-    def accept(self, numbers: range, size_bytes: int) -> None:
-        """Queues mails in this process as `sendmail` does, as one commit, which is on disk when this returns."""
-        config, now = load(str(self.config)), time.time()
-        database = open_spool(config)
-        mails = []
-        for number in numbers:
-            sender, address, text = f"s@{DOMAIN}", recipient(number), mail(number, size_bytes).encode()
-            lanes = [config.lane(sender, address)]
-            mails.append(Submission(sender, [address], lanes, f"<{number}@{DOMAIN}>", text, now + config.max_age_s))
-        database.transact(lambda transaction: accept(transaction, mails, now))
-        database.close()
 
     def make(self) -> None:
         """Makes the empty spool, if this has not been done."""
@@ -108,11 +81,6 @@ class Ours:
 
     def commit(self, size_bytes: int) -> int:
         """Queues one mail beside a running sender; when it was said to be on disk, in nanoseconds of the monotonic clock."""
-        if not self.has_add():
-            self.accept(range(1), size_bytes)
-            moment = time.monotonic_ns()
-            ring(str(self.database))
-            return moment
         lines = self.lines(1, size_bytes)
         read, write = os.pipe()
         try:

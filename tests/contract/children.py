@@ -11,13 +11,11 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.contract.engines import ENGINES, Engine
-from tests.contract.mails import mail, new_lease, queue, recipients, tagged, take
-from workers.spool.claims import Mail, Result, settle
+from tests.contract.mails import mail, new_lease, queue, recipients, tagged, take, write
 from workers.spool.dots import Dots, path_of
 from workers.spool.recovery import recover
 from workers.store.database import StoreError
@@ -152,7 +150,7 @@ def send_for_ever(engine: Engine) -> None:
             ids = [recipient.id for recipient in each.recipients]
             slot = notes.past(each.claim, ids)
             notes.answered(slot, each.claim, ids, "250 Ok")
-            tell(sorted(finish(database, [each])))
+            tell(sorted(write(database, [each], "sent")))
             notes.free(slot)
 
 
@@ -173,7 +171,7 @@ def claim_and_wait(engine: Engine) -> None:
     for word in sys.stdin:
         try:
             if word == "settle\n":
-                tell(sorted(finish(database, mails)))
+                tell(sorted(write(database, mails, "sent")))
             elif word == "renew\n":
                 database.transact(lease.renew)
                 tell("renewed")
@@ -195,12 +193,6 @@ def owner(engine: Engine, database: Database) -> tuple[Lease, Dots]:
     """A lease and the notes that go with it, as a sender has them."""
     lease = new_lease(database)
     return lease, Dots(path_of(engine.notes, lease.owner.id))
-
-
-def finish(database: Database, mails: list[Mail]) -> set[int]:
-    """Settles all recipients of the mails as sent; the ids that could be written."""
-    results = [Result(recipient, each, "sent", 0, 0, 0.0, "250 Ok") for each in mails for recipient in each.recipients]
-    return database.transact(lambda transaction: settle(transaction, results, time.time()))
 
 
 WORKS = {

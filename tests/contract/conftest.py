@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.contract.children import Child
 from tests.contract.engines import Engine, engine
 
-__all__ = ["engine", "start"]
+if TYPE_CHECKING:
+    from workers.store.database import Database
+
+__all__ = ["database", "engine", "start"]
+
+
+@pytest.fixture
+def database(engine: Engine) -> Iterator[Database]:
+    """A connection of this process."""
+    opened = engine.connect()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from workers.spool.accept import PART_BYTES, Submission, accept
-from workers.spool.claims import Mail, Recipient, claim
+from workers.spool.claims import Mail, Recipient, Result, claim, settle
 from workers.store.leases import Lease
 
 if TYPE_CHECKING:
@@ -59,6 +59,12 @@ def take(
     """Claims what is due now."""
     at = time.time() + 1 if now is None else now
     return database.transact(lambda transaction: claim(transaction, lease, lane, most, per_mail, at))
+
+
+def write(database: Database, mails: list[Mail], state: str, due_at: float = 0.0) -> set[int]:
+    """Settles all recipients of the mails; the ids that could be written."""
+    results = [Result(each, one, LANE, state, 1, 0, due_at, "words") for one in mails for each in one.recipients]
+    return database.transact(lambda transaction: settle(transaction, results, NOW))
 
 
 def recipients(mails: list[Mail]) -> list[Recipient]:

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import pytest
 from tests.contract.children import ANSWERED, NEITHER, PAST, Child
 from tests.contract.engines import Engine
 from tests.contract.mails import NOW, addresses, mail, new_lease, queue, states, tagged, take
+from tests.unit.store_world import as_root, user
 from workers.spool.claims import NEVER
 from workers.spool.dots import path_of
 from workers.spool.recovery import Recovered, recover
@@ -24,14 +25,8 @@ if TYPE_CHECKING:
     from workers.store.database import Database
 
 Start = Callable[..., Child]
+NOBODY = 65534
 ALL = {"past": ("unknown", 1), "answered": ("sent", 0), "neither": ("deferred", 0)}
-
-
-@pytest.fixture
-def database(engine: Engine) -> Iterator[Database]:
-    opened = engine.connect()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -79,6 +74,16 @@ def test_without_its_notes_every_claim_of_a_dead_owner_is_unknown(engine: Engine
     assert states(engine) == dict.fromkeys(ALL, ("unknown", 1))
 
 
+@as_root
+def test_notes_that_can_not_be_read_count_as_none(engine: Engine, database: Database, claimer: Child) -> None:
+    """As when root has run a sender on a user's spool: its notes are root's, and the user's sender comes after it."""
+    owner_id, _ = claimer.hear()
+    claimer.kill()
+    with user(NOBODY):
+        assert counts(free(engine, database)) == ([owner_id], 3, 0, 0)
+    assert states(engine) == dict.fromkeys(ALL, ("unknown", 1))
+
+
 def test_after_a_reboot_every_claim_is_unknown_whatever_the_notes_say(engine: Engine, database: Database, claimer: Child) -> None:
     owner_id, _ = claimer.hear()
     engine.look("UPDATE mail_owner SET boot_id = 'the boot before'")
@@ -119,8 +124,10 @@ def test_a_stopped_owner_whose_lease_is_over_is_taken_over_and_changes_nothing_w
     claimer.go_on()
     assert claimer.ask("settle") == []
     assert claimer.ask("renew") == "lost"
+    queue(database, mail("new"))
     assert claimer.ask("claim") == "lost"
-    assert states(engine) == {"past": ("sending", 1), "answered": ("sent", 0), "neither": ("sending", 0)}
+    after = {"past": ("sending", 1), "answered": ("sent", 0), "neither": ("sending", 0), "new": ("queued", 0)}
+    assert states(engine) == after
 
 
 def test_an_owner_of_another_pid_namespace_is_judged_by_its_lease_alone(

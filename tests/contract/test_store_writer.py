@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from tests.contract.engines import Engine
 from tests.contract.mails import NOW, tagged, whole_mails
 from workers.spool.accept import Submission, accept
-from workers.store.database import StoreError
+from workers.store.database import DENIED, StoreError
 from workers.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def test_close_finishes_what_was_handed_in(engine: Engine) -> None:
     async def scene(stage: Stage) -> list[list[int]]:
         first = stage.writer.do(stage.wait)
         works = [stage.accept(tagged(f"a-{number}")) for number in range(20)]
-        threading.Timer(0.05, stage.let_go.set).start()
+        stage.let_go.set()
         stage.writer.close()
         assert len(whole_mails(engine)) == 20, "before close() returns"
         await first
@@ -140,8 +139,14 @@ def test_a_work_whose_waiter_has_gone_harms_nobody(engine: Engine) -> None:
 
 def test_a_store_that_can_not_be_opened_fails_the_works_and_is_tried_again(engine: Engine) -> None:
     async def run() -> list[int]:
-        answers: list[Callable[[], Database]] = [partial(_raise, StoreError("denied", "closed")), engine.connect]
-        writer = Writer(lambda: answers.pop(0)())
+        closed = [True]
+
+        def connect() -> Database:
+            if closed and closed.pop():
+                raise StoreError(DENIED, "closed")
+            return engine.connect()
+
+        writer = Writer(connect)
         try:
             with pytest.raises(StoreError, match="closed"):
                 await writer.do(lambda _: None)
@@ -151,7 +156,3 @@ def test_a_store_that_can_not_be_opened_fails_the_works_and_is_tried_again(engin
 
     [id_] = asyncio.run(run())
     assert whole_mails(engine) == {id_: "a-0"}
-
-
-def _raise(error: Exception) -> Database:
-    raise error

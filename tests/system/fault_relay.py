@@ -52,12 +52,15 @@ def dripping(text: str) -> Reply:
 class Talk:
     """One connection. `lines` is all that was said, `C: ` by the client and `S: ` by the relay, bodies not.
 
+    `open` is how many connections there were when it came, itself too, and `after` how many mails had been taken.
     `ahead` counts commands that came before the answer to the one before them. `sender` and `recipients` are those of
     the transaction in hand, as far as they were accepted.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, open_: int, after: int) -> None:
         self.number = number
+        self.open = open_
+        self.after = after
         self.lines: list[str] = []
         self.ahead = 0
         self.user = ""
@@ -126,7 +129,7 @@ class FaultRelay:
         self.most_open = 0
         self.transactions = 0
         self._met = [0] * len(self.faults)
-        self._listener = socket.socket()
+        self._listener = socket.socket(proto=socket.IPPROTO_TCP)  # only so asyncio sends small answers at once
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         self._listener.bind(("127.0.0.1", port))
@@ -152,12 +155,12 @@ class FaultRelay:
         return None
 
     def take(self, talk: Talk, message: bytes) -> None:
-        """Notes what has arrived."""
+        """Notes what has arrived; what came for nobody, under an empty address."""
         found = re.search(rb"^Message-ID: *(\S+)\r$", message.partition(b"\r\n\r\n")[0] + b"\r\n", re.I | re.M)
         message_id = found[1].decode() if found else ""
         digest = hashlib.sha256(message).hexdigest()
         self.transactions += 1
-        self.arrivals += [Arrival(each, message_id, digest, self.transactions, talk.number) for each in talk.recipients]
+        self.arrivals += [Arrival(each, message_id, digest, self.transactions, talk.number) for each in talk.recipients or [""]]
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -177,7 +180,7 @@ class FaultRelay:
         self._tasks.add(task)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
-        talk = Talk(len(self.talks))
+        talk = Talk(len(self.talks), self.open, self.transactions)
         self.talks.append(talk)
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
@@ -306,8 +309,12 @@ class Server:
         the last answer could be lost on its way."""
         if not hangs and self._writer.can_write_eof():
             self._writer.write_eof()
-        while await self._reader.read(CHUNK_BYTES):
-            continue
+        rest = self._buffer
+        try:
+            while data := await self._reader.read(CHUNK_BYTES):
+                rest += data
+        finally:
+            self._talk.lines += [f"C: {line.decode('latin-1')}" for line in rest.splitlines()]
         raise Over
 
     async def _secure(self) -> None:

@@ -116,6 +116,9 @@ class FakeRelay(asyncio.Transport):
         self._out.clear()
         self._hang_up()
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def say(self, reply: str) -> None:
         """Sends a reply that nobody asked for."""
         assert self.wire is not None

@@ -19,6 +19,7 @@ class Line(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
+        self.aborted = False
         self.written = b""
         self.wire = Wire(self)
 
@@ -26,7 +27,11 @@ class Line(asyncio.Transport):
         self.written += data
 
     def abort(self) -> None:
+        self.aborted = True
         asyncio.get_running_loop().call_soon(self.wire.connection_lost, None)
+
+    def is_closing(self) -> bool:
+        return self.aborted
 
 
 def on_a_line(work: Callable[[Line, Wire], Coroutine[Any, Any, None]]) -> None:

@@ -88,11 +88,11 @@ class Lane:
         if left_s > 0:
             self._again_in(left_s)
             return
-        active = self._active()
+        active, room = self._active(), self.growth.limit(now) - len(self.links)
         if not active:
-            self._open()
+            if room > 0 or not self.links:
+                self._open()
         elif all(link.carrier for link in active) and not self.gate.is_shut() and self._mails and not self._waiters:
-            room = self.growth.limit(now) - len(active)
             for _ in range(min(room, len(self._mails))):
                 self._open()
 

@@ -77,13 +77,13 @@ class Upkeep:
         asyncio.get_running_loop().call_later(self._notifier.watchdog_s or 1.0, self._beat)
 
     def _tick(self) -> None:
-        if self._sender.ending:
-            return
         loop = asyncio.get_running_loop()
         loop.call_later(TICK_S, self._tick)
         self._ticks += 1
         for lane in self._sender.lanes.values():
             lane.tick(loop.time())
+        if self._sender.ending:
+            return
         self._sender.start(self._sender.renew())
         self._look_at_config()
         if self._notifier.wanted and self._ticks % STATUS_TICKS == 0:

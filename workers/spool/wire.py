@@ -49,14 +49,15 @@ class Wire(asyncio.Protocol):
         return [self._replies.popleft() for _ in range(min(count, len(self._replies)))]
 
     async def drain(self, limit_s: float) -> None:
-        """Waits until the relay has taken enough of what was written."""
+        """Waits until the relay has taken enough of what was written; others have their turn in any case."""
         while self._full and self.lost is None:
             self._limit_s = limit_s
             await self._wait()
+        await asyncio.sleep(0)  # lets the others on, and lets the loop tell that this connection is lost
 
     def is_stale(self) -> bool:
         """Whether it can carry no other mail: lost, or the relay has said something unasked."""
-        return self.lost is not None or bool(self._replies or self._rest or self._words)
+        return self.lost is not None or self.transport.is_closing() or bool(self._replies or self._rest or self._words)
 
     def fail(self, why: str) -> None:
         """Ends the connection at once."""

@@ -103,9 +103,22 @@ def is_dead(owner: Owner, watcher: Owner, now: float) -> bool:
     """Whether `owner` holds its claims no more, as `watcher` sees it at CLOCK_BOOTTIME `now`."""
     if owner.boot_id != watcher.boot_id:
         return True  # SQLite is never shared between hosts, so that was this host before it was started again
-    if owner.pid_space == watcher.pid_space and started(owner.pid) != owner.started:
+    if owner.pid_space == watcher.pid_space and owner.started and _is_gone(owner):
         return True
     return owner.expires_at < now
+
+
+def _is_gone(owner: Owner) -> bool:
+    found = started(owner.pid)
+    if found is not None:
+        return found != owner.started
+    try:
+        os.kill(owner.pid, 0)
+    except PermissionError:
+        return False  # there is one, and /proc hides it from us (hidepid=): its lease tells
+    except OSError:
+        return True
+    return True  # a zombie
 
 
 def is_running(owner: Owner, watcher: Owner) -> bool:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 BUSY_S = 30.0
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "afs", "9p"))
-KINDS = {5: BUSY, 6: BUSY, 13: FULL, 11: CORRUPT, 26: CORRUPT, 3: DENIED, 8: DENIED, 14: DENIED, 23: DENIED}
+SHMSIZE = 4874  # SQLITE_IOERR_SHMSIZE: no room for the file that connections share
+KINDS = {5: BUSY, 6: BUSY, 15: BUSY, 13: FULL, 11: CORRUPT, 26: CORRUPT, 3: DENIED, 8: DENIED, 14: DENIED, 23: DENIED}
 
 
 class Schema:
@@ -58,22 +59,22 @@ class SqliteDatabase:
         self._statements: dict[str, str] = {}
         self._on_commit: list[Callable[[], None]] = []
         try:
-            if not os.path.exists(path):
+            if group is not None or not os.path.exists(path):
                 self._make_file()
+            kind = file_system(path)
+            if kind in NETWORK:
+                raise StoreError(DENIED, f"{path}: lies on {kind}, where SQLite is not safe; put spool.database on a local disk")
             self._db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, cached_statements=64)
+            try:
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._check_version(version)
+            except BaseException:
+                self._db.close()
+                raise
         except OSError as error:
             raise StoreError(DENIED if isinstance(error, PermissionError) else OTHER, _os_text(error, path)) from None
         except sqlite3.Error as error:
             raise store_error(path, error) from None
-        try:
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._check_version(version)
-        except sqlite3.Error as error:
-            self._db.close()
-            raise store_error(path, error) from None
-        except OSError as error:
-            self._db.close()
-            raise StoreError(DENIED if isinstance(error, PermissionError) else OTHER, _os_text(error, path)) from None
 
     def transact(self, work: Callable[[Transaction], Result]) -> Result:
         """Runs `work(self)` in one transaction; committed and synced when it returns. Raises StoreError."""
@@ -135,7 +136,8 @@ class SqliteDatabase:
         found = self._version()
         if found < version:
             self._migrate(version)
-        elif found > version:
+            found = self._version()  # newer code may have been faster
+        if found > version:
             raise StoreError(NEWER, f"{self.path}: has schema {found}, this version knows {version}; install the newer one")
 
     def _version(self) -> int:
@@ -155,10 +157,6 @@ class SqliteDatabase:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)  # a switch to WAL does not wait for another one's lock, it fails
-            kind = file_system(self.path)
-            if kind in NETWORK:
-                text = f"{self.path}: lies on {kind}, where SQLite is not safe; put spool.database on a local disk"
-                raise StoreError(DENIED, text)
             sync_upwards(folder)  # before the schema is there to be trusted by others
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("BEGIN IMMEDIATE")
@@ -179,15 +177,18 @@ class SqliteDatabase:
     def _make_file(self) -> None:
         """Makes the empty file (0600, with a group 0660; SQLite gives its WAL the same) and its folders."""
         folder = os.path.dirname(self.path)
+        if self.group is None:
+            make_folder(folder)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            return
+        if os.path.exists(self.path) and not _is_ours_to_share(self.path, self.group):
+            return
         make_folder(folder)
-        if self.group is not None:
-            share_folder(folder, self.group)
-        mode = 0o600 if self.group is None else 0o660
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+        share_folder(folder, self.group)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         try:
-            if self.group is not None:
-                os.fchown(fd, -1, self.group)
-                os.fchmod(fd, mode)
+            os.fchown(fd, -1, self.group)
+            os.fchmod(fd, 0o660)
         finally:
             os.close(fd)
 
@@ -198,6 +199,12 @@ def share_folder(folder: str, group: int) -> None:
     if facts.st_gid != group or facts.st_mode & 0o7777 != 0o2770:
         os.chown(folder, -1, group)
         os.chmod(folder, 0o2770)  # noqa: S103 - that is what `group` asks for
+
+
+def _is_ours_to_share(path: str, group: int) -> bool:
+    """Whether a file of ours is not yet the group's: one that was made before `group` was set, or by one that died here."""
+    facts = os.stat(path)
+    return facts.st_uid == os.geteuid() and (facts.st_gid != group or facts.st_mode & 0o777 != 0o660)
 
 
 def file_system(path: str) -> str:
@@ -213,7 +220,8 @@ def file_system(path: str) -> str:
 
 def store_error(path: str, error: sqlite3.Error) -> StoreError:
     """What an error of SQLite means (https://www.sqlite.org/rescode.html), in words for people."""
-    kind = KINDS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, OTHER)
+    code = getattr(error, "sqlite_errorcode", 0)
+    kind = FULL if code == SHMSIZE else KINDS.get(code & 0xFF, OTHER)
     if kind == BUSY:
         return StoreError(kind, f"{path}: in use by others for too long ({error}); try again")
     if kind == FULL:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from workers.store.database import BUSY, FULL, StoreError
+
 if TYPE_CHECKING:
     from workers.store.database import Database, Transaction
 
@@ -77,8 +79,8 @@ def _do(
         results = database.transact(lambda transaction: [work(transaction) for work, _ in batch])
         outcomes += [(future, result, None) for (_, future), result in zip(batch, results, strict=True)]
     except Exception as error:
-        if len(batch) == 1:
-            outcomes.append((batch[0][1], None, error))
+        if len(batch) == 1 or (isinstance(error, StoreError) and error.kind in (BUSY, FULL)):
+            outcomes += [(future, None, error) for _, future in batch]  # no work of these is to blame
             return
         for each in batch:
             _do(database, [each], outcomes)

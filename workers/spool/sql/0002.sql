@@ -101,6 +101,10 @@ INSERT INTO mail_recipient (id, mail_id, address, lane, state, priority, due_at,
     SELECT id, mail_id, address, '', CASE state WHEN 'sending' THEN 'unknown' ELSE state END, 5,
         CASE state WHEN 'queued' THEN 0 ELSE due_at END, attempts, failures, unknowns + (state = 'sending'), answer, updated_at
     FROM mail_recipient_1;
+-- Numbers of mails that were deleted are not used again either.
+DELETE FROM sqlite_sequence WHERE name IN ('mail_message', 'mail_recipient');
+INSERT INTO sqlite_sequence (name, seq)
+    SELECT replace(name, '_1', ''), seq FROM sqlite_sequence WHERE name IN ('mail_message_1', 'mail_recipient_1');
 DROP TABLE mail_recipient_1;
 DROP TABLE mail_body_1;
 DROP TABLE mail_message_1;
