@@ -178,7 +178,7 @@ def test_one_bad_recipient_does_not_hold_up_the_others(spool: Spool, relay: Make
     assert spool.sendmail("bad@x", "good@x", "later@x").returncode == 0
     assert spool.drain() == 0
     assert spool.states() == ["failed", "sent", "deferred", "sent"]
-    mail, bounce = made.bodies
+    _, bounce = made.bodies
     assert "Final-Recipient: rfc822; bad@x\r\nAction: failed\r\nStatus: 5.1.1" in bounce
 
 
