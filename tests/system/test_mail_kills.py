@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.system.mail_servers import DEADLINE_S, ROOT, Spool, end, wait_until
+from tests.system.mail_servers import Spool, end, wait_until
 from workers.spool import explain
 
 MAILS = 20_000
@@ -144,7 +144,8 @@ class Adders:
             if status == -signal.SIGKILL:
                 self.kills += 1
                 rest = tags[len(done) :]
-                self._parts.append(rest) if rest else None  # noqa: B015
+                if rest:
+                    self._parts.append(rest)
             else:
                 assert done == tags, f"add ended with {status}"
 

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+MOST_SHOWN = 60
 MAX_LOCAL_BYTES = 64  # RFC 5321 4.5.3.1.1
 MAX_DOMAIN_BYTES = 255  # RFC 5321 4.5.3.1.2
 MAX_ADDRESS_BYTES = 254  # a path is 256 octets with its angle brackets, RFC 5321 4.5.3.1.3
@@ -28,23 +29,23 @@ def check_address(text: str) -> str:
     A non-ASCII domain comes back as A-labels; a non-ASCII local part stays, see needs_smtputf8. Raises AddressError.
     """
     if any(sign < " " or "\x7f" <= sign <= "\x9f" or sign in LINE_ENDS for sign in text):
-        raise AddressError(f"address {text!r}: a control character (such as CR, LF or NUL) is not allowed")
+        raise AddressError(f"address {shown(text)}: a control character (such as CR, LF or NUL) is not allowed")
     local, at, domain = text.rpartition("@")
     if not at or not local or not domain:
-        raise AddressError(f"address {text!r}: needs the form local@domain")
+        raise AddressError(f"address {shown(text)}: needs the form local@domain")
     if local.startswith("-"):
-        raise AddressError(f"address {text!r}: starts with a dash; options stand before the recipients")
+        raise AddressError(f"address {shown(text)}: starts with a dash; options stand before the recipients")
     if not (_is_quoted(local) or all(sign in ATOM or (sign > "\x7f" and not sign.isspace()) for sign in local)):
-        raise AddressError(f"address {text!r}: quotes are needed around {local!r}")
+        raise AddressError(f"address {shown(text)}: quotes are needed around {shown(local)}")
     try:
         local_bytes = len(local.encode())
         domain = check_domain(domain)
     except UnicodeEncodeError:  # bytes of the command line or a header that are not UTF-8 come as surrogates
-        raise AddressError(f"address {text!r}: is not valid UTF-8") from None
+        raise AddressError(f"address {shown(text)}: is not valid UTF-8") from None
     except AddressError as error:
-        raise AddressError(f"address {text!r}: {error}") from None
+        raise AddressError(f"address {shown(text)}: {error}") from None
     if local_bytes > MAX_LOCAL_BYTES or local_bytes + len(domain) >= MAX_ADDRESS_BYTES:
-        raise AddressError(f"address {text[:60]!r}…: too long; {MAX_LOCAL_BYTES} octets before the @, {MAX_ADDRESS_BYTES} in all")
+        raise AddressError(f"address {shown(text)}: too long; {MAX_LOCAL_BYTES} octets before the @, {MAX_ADDRESS_BYTES} in all")
     return f"{local}@{domain}"
 
 
@@ -52,7 +53,7 @@ def check_domain(text: str) -> str:
     """A domain name or address literal such as [192.0.2.1], with A-labels for what is not ASCII. Raises AddressError."""
     domain = text
     if len(domain) > MAX_DOMAIN_BYTES:  # before the conversion, whose time grows with the square of the length
-        raise AddressError(f"{text[:60]!r}… is too long for a domain name: {MAX_DOMAIN_BYTES} octets")
+        raise AddressError(f"{shown(text)} is too long for a domain name: {MAX_DOMAIN_BYTES} octets")
     if not domain.isascii():
         try:
             domain = domain.encode("idna").decode("ascii")
@@ -61,13 +62,18 @@ def check_domain(text: str) -> str:
     if domain[:1] == "[" and domain[-1] == "]" and LITERAL.issuperset(domain[1:-1]):
         return domain
     if not domain or not DOMAIN.issuperset(domain) or domain[0] in ".-" or ".." in domain:
-        raise AddressError(f"{text!r} is no domain name")
+        raise AddressError(f"{shown(text)} is no domain name")
     return domain
 
 
 def needs_smtputf8(address: str) -> bool:
     """Whether only a relay with SMTPUTF8 (RFC 6531) can take the address: its local part is not ASCII."""
     return not address.rpartition("@")[0].isascii()
+
+
+def shown(text: str) -> str:
+    """An address for an error: quoted, and not endless."""
+    return repr(text) if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]!r}…"
 
 
 def expand_recipient(text: str, aliases: Mapping[str, list[str]], host: str) -> list[str]:
@@ -105,7 +111,7 @@ def split_addresses(text: str) -> list[str]:
         else:
             plain += sign
     if in_angle:
-        raise AddressError(f"address list {text[:60]!r}: a bracket is left open")
+        raise AddressError(f"address list {shown(text)}: a bracket is left open")
     _keep(found, plain, angle)
     return found
 
@@ -130,7 +136,7 @@ def _signs(text: str) -> Iterator[tuple[str, bool]]:
         if not depth:
             yield sign, not (quoted or was_quoted)
     if quoted or depth:
-        raise AddressError(f"address list {text[:60]!r}: a quote or comment is left open")
+        raise AddressError(f"address list {shown(text)}: a quote or comment is left open")
 
 
 def _keep(found: list[str], plain: str, angle: str | None) -> None:

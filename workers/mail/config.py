@@ -109,6 +109,7 @@ class Config:
         "priorities",
         "relay",
         "routes",
+        "stamp",
         "state",
         "templates",
         "unknown",
@@ -118,6 +119,7 @@ class Config:
     def __init__(self, path: str | None, state: str) -> None:
         self.path = path
         self.asked_for: str | None = None  # the file that the command line names
+        self.stamp: tuple[str, int, int, int] | None = None  # of the file when it was read
         self.state = state
         self.database = os.path.join(state, "mail", "spool.db")
         self.delivered = os.path.join(state, "mail", "delivered")

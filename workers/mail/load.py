@@ -25,9 +25,22 @@ def load(explicit: str | None = None) -> Config:
 
     Raises Refused(78) naming file, key and what is allowed; Refused(77) for a file that this user can't read.
     """
-    config = _loaded(explicit)
-    config.asked_for = explicit
+    found = find(explicit, os.environ.get("MAIL_CONFIG"), _home())
+    seen = stamp(found)  # before it is read, so that a change behind it is one
+    config = _loaded(found)
+    config.asked_for, config.stamp = explicit, seen
     return config
+
+
+def stamp(path: str | None) -> tuple[str, int, int, int] | None:
+    """What changes when a file does; None when there is none."""
+    if path is None:
+        return None
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return (path, 0, 0, 0)
+    return path, facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 def find_again(config: Config) -> str | None:
@@ -35,9 +48,8 @@ def find_again(config: Config) -> str | None:
     return find(config.asked_for, os.environ.get("MAIL_CONFIG"), _home())
 
 
-def _loaded(explicit: str | None) -> Config:
+def _loaded(path: str | None) -> Config:
     home = _home()
-    path = find(explicit, os.environ.get("MAIL_CONFIG"), home)
     state = ROOT_STATE if os.geteuid() == 0 else home and os.path.join(home, ".local", "state", "semguard")
     if path is None:
         if not state:

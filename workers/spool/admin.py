@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from workers.mail.errors import USAGE, Refused
+from workers.spool import claims
 from workers.spool.listing import read
 from workers.store.bell import ring
 
@@ -65,6 +66,7 @@ def change(config: Config, command: str, words: Words) -> int:
 
     def work(transaction: Transaction) -> int:
         rows = transaction.run("admin.change", {**chosen.key(), "state": state, "now": now, "at_once": command == "retry"})
+        claims.follow(transaction, (row[0] for row in rows))
         if state == "queued" and rows:
             ids = json.dumps(sorted({row[0] for row in rows}))
             transaction.run("admin.give_time", {"ids": ids, "now": now, "expires_at": now + config.max_age_s})

@@ -192,3 +192,10 @@ def relane(transaction: Transaction, *, name: str, after: int, lane_of: Callable
     changed = [(lane_of(sender, address), id_) for id_, sender, address in rows]
     transaction.many("sender.relane", [row for row in changed if row[0] != name])
     return rows[-1][0] if rows else 0
+
+
+def follow(transaction: Transaction, mail_ids: Iterable[int]) -> None:
+    """Writes into the rows of mail_outbox what became of their mails."""
+    ids = sorted(set(mail_ids))
+    if ids:
+        transaction.run("sender.outbox_follow", {"ids": json.dumps(ids)})

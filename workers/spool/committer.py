@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from workers.spool import claims, outbox, recovery
+from workers.spool import claims, recovery
 from workers.spool.dots import Dots, path_of
 from workers.spool.log import line, seconds
 from workers.store.database import StoreError
@@ -203,7 +203,7 @@ class Committer:
         sender but the lease."""
         written = claims.settle(transaction, results, now)
         told = self._notices.write(transaction, [result for result in results if result.id in written], now)
-        outbox.follow(transaction, (result.mail_id for result in results))
+        claims.follow(transaction, (result.mail_id for result in results))
         return told, [claims.claim(transaction, self._lease, name, most, per_mail, now) for name, most, per_mail in wants]
 
     def _lost(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import json
 from base64 import b64decode
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from workers.mail.config import Config
     from workers.spool.accept import Submission
 
+MOST_AHEAD_S = 10 * 366 * 86400.0
 MOST_HTML_SIGNS = 200_000  # that a text part is made of: html.parser takes very long for what is not HTML
 CONTENT = ("message", "message_base64", "template", "data", "subject", "text", "html")
 FIELDS = frozenset(("from", "to", *CONTENT, "priority", "send_at", "expires", "identifier"))
@@ -32,6 +34,8 @@ def read(line: bytes | str) -> dict[str, Any]:
     """The fields of one JSON line. Raises EntryError."""
     try:
         found = json.loads(line)
+    except RecursionError:
+        raise EntryError("JSON that is nested too deep") from None
     except ValueError as error:
         raise EntryError(f"not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -80,18 +84,19 @@ def moment(name: str, value: Any, now: float) -> float | None:
     """Unix seconds from a number, from `2026-11-22T10:00:00Z`, or from a span such as `"5m"` from now. Raises EntryError."""
     if value is None:
         return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11:
-        return float(value)
-    if isinstance(value, str):
-        try:
-            return now + duration_s(value)
-        except ValueError:
-            pass
-        try:
-            return datetime.fromisoformat(value).timestamp()
-        except ValueError:
-            pass
-    raise EntryError(f'{name}: needs Unix seconds, a time such as "2026-11-22T10:00:00Z", or a span from now such as "5m"')
+    found: float | None = None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        found = value
+    elif isinstance(value, str):
+        with suppress(ValueError, OverflowError):
+            found = datetime.fromisoformat(value).timestamp()
+        with suppress(ValueError):
+            found = now + duration_s(value)
+    if found is not None and 0 <= found <= now + MOST_AHEAD_S:
+        return float(found)
+    raise EntryError(
+        f'{name}: needs Unix seconds, a time such as "2026-11-22T10:00:00Z" or a span such as "5m", ten years ahead at most'
+    )
 
 
 def _sender(config: Config, value: Any) -> str:
@@ -175,6 +180,6 @@ def composed(config: Config, fields: dict[str, Any], sender: str, envelope: list
 def _identifier(value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not 0 < len(value) <= 200:
-        raise EntryError("identifier: needs text of 1 to 200 signs")
+    if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
+        raise EntryError("identifier: needs text of 1 to 200 signs that can be printed")
     return value

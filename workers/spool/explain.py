@@ -43,8 +43,9 @@ def show(config: Config, mail_id: int) -> dict[str, Any]:
 
 def show_text(found: dict[str, Any], now: float) -> str:
     """What `show` prints for people."""
+    age_s = max(0.0, now - found["created_at"])
     lines = [
-        f"mail {found['id']} from <{found['sender']}>, {found['size_bytes']} bytes, {seconds(now - found['created_at'])} old",
+        f"mail {found['id']} from <{found['sender']}>, {found['size_bytes']} bytes, {seconds(age_s)} old",
         f"Message-ID {found['message_id']}",
     ]
     if found["identifier"] is not None:
@@ -106,7 +107,7 @@ def stats(config: Config) -> dict[str, Any]:
             "open": sum(counts[state] for state in OPEN),
             "unknown_events": unknowns,
             "sent_last_hour": spool.run("admin.sent_since", (now - 3600,))[0][0],
-            "oldest_s": None if oldest is None else now - oldest,
+            "oldest_s": None if oldest is None else max(0.0, now - oldest),
             "lanes": {
                 lane: {**waiting.get(lane, {"waiting": 0, "due": 0}), **troubles.get(lane, {})} for lane in {*waiting, *troubles}
             },

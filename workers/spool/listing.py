@@ -102,5 +102,8 @@ def _exists(path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise Refused(NOT_ALLOWED, f"{error.filename}: {error.strerror}; this user may not use the spool") from None
+        raise Refused(
+            NOT_ALLOWED,
+            f"{error.filename}: {error.strerror}; this user may not use the spool; spool.group in mail.toml says who else may",
+        ) from None
     return True

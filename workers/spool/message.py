@@ -83,7 +83,8 @@ def finish(fields: list[bytes], body: bytes, missing: Mapping[str, str]) -> byte
 
 def message_id(fields: list[bytes], otherwise: str) -> str:
     """The message's own Message-ID, else `otherwise`."""
-    return next((field_value(field) for field in fields if field_name(field) == b"message-id"), otherwise)
+    found = next((field_value(field) for field in fields if field_name(field) == b"message-id"), otherwise)
+    return found.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def from_value(address: str, name: str) -> str:

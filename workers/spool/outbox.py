@@ -6,18 +6,15 @@ is as it was, together with the mail being queued: once, whoever is killed.
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from workers.spool import entry
+from workers.spool import claims, entry
 from workers.spool.accept import accept
 from workers.spool.log import line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from workers.mail.config import Config
     from workers.spool.accept import Submission
     from workers.store.database import Database, Transaction
@@ -48,16 +45,15 @@ async def take(config: Config, database: Database, writer: Writer) -> int:
 def fields(row: tuple[Any, ...]) -> dict[str, Any]:
     """A row's columns as the fields of an entry; empty ones are left out. Raises EntryError."""
     found = {name: value for name, value in zip(NAMES, row, strict=True) if value is not None}
-    if isinstance(found.get("data"), str):
+    for name, value in found.items():
+        if isinstance(value, bytes):
+            try:
+                found[name] = value.decode()
+            except UnicodeDecodeError:
+                raise entry.EntryError(f"{name}: is not UTF-8") from None
+    if "data" in found:
         found["data"] = entry.read(found["data"])
     return found
-
-
-def follow(transaction: Transaction, mail_ids: Iterable[int]) -> None:
-    """Writes into the rows what became of their mails."""
-    ids = sorted(set(mail_ids))
-    if ids:
-        transaction.run("sender.outbox_follow", {"ids": json.dumps(ids)})
 
 
 def _write(transaction: Transaction, made: list[tuple[int, Submission]], bad: list[tuple[int, str]], now: float) -> None:
@@ -66,5 +62,6 @@ def _write(transaction: Transaction, made: list[tuple[int, Submission]], bad: li
         if transaction.run("sender.outbox_taken", (row_id,)):
             (mail_id,) = accept(transaction, [mail], now)
             transaction.run("sender.outbox_mail", {"id": row_id, "mail_id": mail_id})
+            claims.follow(transaction, [mail_id])  # its identifier may be that of a mail which is sent already
     for row_id, error in bad:
         transaction.run("sender.outbox_bad", {"id": row_id, "error": error})

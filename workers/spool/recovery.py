@@ -48,10 +48,12 @@ def recover(transaction: Transaction, *, path: str, watcher: Owner, hold: bool) 
     for owner in owners(transaction):
         if owner.id == watcher.id or not is_dead(owner, watcher, boot_time()):
             continue
-        if is_running(owner, watcher) and not claims.claimed(transaction, owner):
+        held = [mail_id for _, mail_id, _, _ in claims.claimed(transaction, owner)]
+        if not held and is_running(owner, watcher):
             continue  # it is at rest
         notes = dots.read(dots.path_of(path, owner.id)) if owner.boot_id == watcher.boot_id else None
         claims.write(transaction, list(_rows(transaction, owner, notes, found, now)), now)
+        claims.follow(transaction, held)
         transaction.run("owner.forget", (owner.id,))
         found.owners.append(owner.id)
     return found

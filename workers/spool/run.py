@@ -54,12 +54,13 @@ async def _run(config: Config, *, drain: bool) -> int:
         sender.lanes[MAILDIR] = _maildir(config, sender)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, sender.end)
+            loop.add_signal_handler(number, sender.asked_to_end)
         names = [lane.title for name, lane in sender.lanes.items() if name != MAILDIR or config.relay is None]
         line(f"started: spool {config.database}, config {config.path or 'none'}, mail goes to {', '.join(names)}")
         Upkeep(sender, database, writer, bell, notices, notifier).start()
         status = await sender.run(drain=drain)
-        notifier.say("STOPPING=1")
+        if status != RELOAD:  # at that word a supervisor would wait for the end, and then kill
+            notifier.say("STOPPING=1")
         line(f"ended: {sender.sent} sent in {time.time() - started:.0f} s")
         return status
     finally:

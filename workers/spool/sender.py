@@ -46,6 +46,7 @@ class Sender:
         self.lanes: dict[str, Lane] = {}
         self.sent = 0
         self.last_problem = ""
+        self.taking = False  # rows of mail_outbox are being made into mails
         self._database = database
         self._writer = writer
         self._lease = lease
@@ -65,6 +66,7 @@ class Sender:
         """
         self._drain = drain
         await self.recover()
+        await self._note("sender.forget_lanes", ())  # what an earlier sender had trouble with
         await self._books.register()
         commits = self.start(self._books.run())
         self.scan()
@@ -82,6 +84,11 @@ class Sender:
     def end(self) -> None:
         """Asks it to end: what is in hand is finished, within GRACE_S."""
         self._ending.set()
+
+    def asked_to_end(self) -> None:
+        """Asked from outside: it ends, also when it was about to begin anew."""
+        self._status = OK if self._status == RELOAD else self._status
+        self.end()
 
     def reload(self) -> None:
         """Ends as `end`, so that the process begins anew with what is in mail.toml now."""
@@ -292,7 +299,7 @@ class Sender:
 
     def rested(self) -> None:
         """With `drain`: ends when nothing is left that could be sent now."""
-        if not self._drain or self._books.busy() or self._relaning:
+        if not self._drain or self._books.busy() or self._relaning or self.taking:
             return
         if not any(lane.in_hand() or (lane.due and not lane.gate.is_shut()) for lane in self.lanes.values()):
             self.end()

@@ -100,6 +100,9 @@ class Session:
             return _answer(f"500 5.5.2 a command has {LINE_BYTES} octets at most")
         text = line[: -len(self._eol)].decode("utf-8", "replace")
         if not line.endswith(self._eol) or any(ord(sign) < 32 or sign in "\x7f\ufffd" for sign in text):
+            if not line.endswith(self._eol):  # what follows may be hidden in it: no command is read from there
+                self.status = DATA
+                return _answer("421 4.7.0 lines end as the first one did, in CRLF or in LF; closing")
             ends = "CRLF" if self._eol == b"\r\n" else "LF"
             return _answer(f"500 5.5.2 a command is UTF-8 without control characters and, as the first was, ended by {ends}")
         verb, _, argument = text.rstrip().partition(" ")

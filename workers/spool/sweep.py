@@ -53,6 +53,7 @@ def _expired(transaction: Transaction, notices: Notices, key: dict[str, object],
     for _, mail_id, address, attempts, answer in rows:
         lost.setdefault(mail_id, []).append(Late(mail_id, str(key["lane"]), address, attempts, "expired", answer))
     if lost:
+        claims.follow(transaction, lost)
         notices.report(transaction, lost, now, warning=False)
     return [event(mail_id, address, "expired", "expired", answer, 0.0) for _, mail_id, address, _, answer in rows]
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from workers.mail.errors import Refused
-from workers.mail.load import find_again, load
+from workers.mail.load import find_again, load, stamp
 from workers.spool import outbox, sweep
 from workers.spool.log import line, plain
 from workers.store.database import StoreError
@@ -48,8 +48,7 @@ class Upkeep:
         self._flushes: object = None
         self._ticks = 0
         self._file = os.stat(database.path).st_ino
-        self._config = stamp(sender.config.path)
-        self._taking = False
+        self._config = sender.config.stamp
         self._sent = 0
 
     def start(self) -> None:
@@ -118,8 +117,8 @@ class Upkeep:
             for lane in self._sender.lanes.values():
                 lane.reopen()
         self._flushes = flushes
-        if waits and not self._taking:
-            self._taking = True
+        if waits and not self._sender.taking:
+            self._sender.taking = True
             self._sender.start(self._take_outbox())
         self._sender.scan()
 
@@ -129,8 +128,9 @@ class Upkeep:
         except StoreError as error:
             line(str(error))
         finally:
-            self._taking = False
+            self._sender.taking = False
         self._sender.scan()
+        self._sender.rested()
 
     def _look_at_owners(self) -> None:
         now = boot_time()
@@ -194,14 +194,3 @@ class Upkeep:
         self._sent = sender.sent
         last = f"; last error: {plain(sender.last_problem)}" if sender.last_problem else ""
         self._notifier.status(f"{waiting} to be sent to, {rate:.1f} a second{last}")
-
-
-def stamp(path: str | None) -> tuple[str, int, int, int] | None:
-    """What changes when a file does; None when there is none."""
-    if path is None:
-        return None
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return (path, 0, 0, 0)
-    return path, facts.st_ino, facts.st_mtime_ns, facts.st_size

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workers.store.database import Result, Transaction, Values
 
 BUSY_S = 30.0
+WHO = "this user may not use the spool (spool.group in mail.toml says who else may), or its folder is read-only"
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "afs", "9p"))
 SHMSIZE = 4874  # SQLITE_IOERR_SHMSIZE: no room for the file that connections share
 KINDS = {5: BUSY, 6: BUSY, 15: BUSY, 13: FULL, 11: CORRUPT, 26: CORRUPT, 3: DENIED, 8: DENIED, 14: DENIED, 23: DENIED}
@@ -185,12 +186,11 @@ class SqliteDatabase:
             return
         make_folder(folder)
         share_folder(folder, self.group)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
-        try:
-            os.fchown(fd, -1, self.group)
-            os.fchmod(fd, 0o660)
-        finally:
-            os.close(fd)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660))
+        for path in (f"{self.path}-wal", f"{self.path}-shm", self.path):  # the last one tells that all is done
+            if os.path.exists(path):
+                os.chown(path, -1, self.group)
+                os.chmod(path, 0o660)
 
 
 def share_folder(folder: str, group: int) -> None:
@@ -227,7 +227,7 @@ def store_error(path: str, error: sqlite3.Error) -> StoreError:
     if kind == FULL:
         return StoreError(kind, f"{path}: the disk is full; free some space and try again")
     if kind == DENIED:
-        return StoreError(kind, f"{path}: {error}; this user may not use the spool, or its folder is read-only")
+        return StoreError(kind, f"{path}: {error}; {WHO}")
     if kind == CORRUPT:
         return StoreError(
             kind, f"{path}: {error}; take a copy, then put back a backup or save what can be read: sqlite3 .recover"
@@ -255,4 +255,4 @@ def _text(schema: Schema, file: str) -> str:
 
 
 def _os_text(error: OSError, path: str) -> str:
-    return f"{error.filename or path}: {error.strerror}; this user may not use the spool, or its folder is read-only"
+    return f"{error.filename or path}: {error.strerror}; {WHO}"

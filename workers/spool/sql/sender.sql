@@ -132,7 +132,9 @@ WHERE bounce_of IS NOT NULL AND created_at > ? AND address = ?;
 SELECT 1 FROM mail_outbox WHERE state IS NULL LIMIT 1;
 
 -- name: outbox_rows
-SELECT id, template, sender, recipient, data, subject, body_text, body_html, priority, send_at, expires, identifier
+-- Texts come as bytes: one that is not UTF-8 must not hide the other rows.
+SELECT id, CAST(template AS BLOB), CAST(sender AS BLOB), CAST(recipient AS BLOB), CAST(data AS BLOB), CAST(subject AS BLOB),
+    CAST(body_text AS BLOB), CAST(body_html AS BLOB), priority, send_at, expires, CAST(identifier AS BLOB)
 FROM mail_outbox WHERE state IS NULL ORDER BY id LIMIT :most;
 
 -- name: outbox_taken
@@ -157,3 +159,6 @@ UPDATE mail_outbox SET
         END,
     error = (SELECT answer FROM mail_recipient AS r WHERE r.mail_id = mail_outbox.mail_id AND r.state <> 'sent' LIMIT 1)
 WHERE mail_id IN (SELECT value FROM json_each(:ids));
+
+-- name: forget_lanes
+DELETE FROM mail_lane;
