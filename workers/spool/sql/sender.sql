@@ -157,7 +157,7 @@ UPDATE mail_outbox SET
         ELSE coalesce(
             (SELECT state FROM mail_recipient AS r WHERE r.mail_id = mail_outbox.mail_id AND r.state <> 'sent' LIMIT 1), 'sent')
         END,
-    error = (SELECT answer FROM mail_recipient AS r WHERE r.mail_id = mail_outbox.mail_id AND r.state <> 'sent' LIMIT 1)
+    error = (SELECT nullif(answer, '') FROM mail_recipient AS r WHERE r.mail_id = mail_outbox.mail_id AND r.state <> 'sent' LIMIT 1)
 WHERE mail_id IN (SELECT value FROM json_each(:ids));
 
 -- name: forget_lanes
