@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from workers.store.database import DENIED, StoreError
+from workers.store.durable import make_folder
 from workers.store.sqlite import Schema, SqliteDatabase
 
 TYPE_CHECKING = False
@@ -60,8 +62,11 @@ class Submission:
 def open_spool(config: Config) -> SqliteDatabase:
     """A connection to the spool, made and migrated if need be. Raises StoreError."""
     group = None if config.group is None else _group_id(config.group)
-    if group is not None:
-        _open_way(config.state, group)
+    if group is not None and config.database.startswith(config.state + os.sep):
+        try:
+            _open_way(config.state, group)
+        except OSError as error:
+            raise StoreError(DENIED, f"{error.filename}: {error.strerror}") from None
     return SqliteDatabase(config.database, SCHEMA, SCHEMA_VERSION, group=group)
 
 
@@ -121,15 +126,11 @@ def _queued_before(transaction: Transaction, identifier: str) -> int | None:
 
 def _open_way(state: str, group: int) -> None:
     """Lets the group through our own state folder, down to what is shared."""
-    try:
-        facts = os.stat(state)
-        if facts.st_uid == os.geteuid() and facts.st_mode & 0o077 == 0:
-            os.chown(state, -1, group)
-            os.chmod(state, 0o710)  # noqa: S103 - the group may pass, and see nothing
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(state), 0o700, exist_ok=True)
-        os.mkdir(state, 0o710)
+    make_folder(state)
+    facts = os.stat(state)
+    if facts.st_uid == os.geteuid() and facts.st_mode & 0o077 == 0:
         os.chown(state, -1, group)
+        os.chmod(state, 0o710)  # noqa: S103 - the group may pass, and see nothing
 
 
 def _group_id(name: str) -> int:

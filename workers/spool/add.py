@@ -50,33 +50,36 @@ def add(config: Config, fd: int = 0) -> int:
 
 def batches(fd: int, max_size_bytes: int) -> Iterator[list[bytes]]:
     """The lines of a pipe or file in groups that are worth a transaction. Raises Refused for a line that never ends."""
-    rest = b""
+    pieces: list[bytes] = []  # of a line that is not over
+    waiting_bytes = 0
     lines: list[bytes] = []
-    size = 0
+    size_bytes = 0
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     while True:
-        if lines and (len(lines) >= MOST_LINES or size >= MOST_BYTES or not poll.poll(0)):
+        if lines and (len(lines) >= MOST_LINES or size_bytes >= MOST_BYTES or not poll.poll(0)):
             yield lines
-            lines, size = [], 0
+            lines, size_bytes = [], 0
         try:
             chunk = os.read(fd, CHUNK_BYTES)
         except OSError as error:
             raise Refused(IO, f"standard input can't be read: {error.strerror}") from None
-        whole = (rest + chunk).split(b"\n") if b"\n" in chunk else None
+        first, end, others = chunk.partition(b"\n")
+        pieces.append(first)
+        waiting_bytes += len(first)
+        if chunk and not end:
+            if waiting_bytes > 2 * max_size_bytes + CHUNK_BYTES:
+                raise Refused(
+                    DATA, f"a line of more than {waiting_bytes} bytes; a mail may have {max_size_bytes} (spool.max_size)"
+                )
+            continue
+        whole = [b"".join(pieces), *others.split(b"\n")]
+        pieces = [whole.pop()] if end else []
+        waiting_bytes = sum(map(len, pieces))
+        lines += [line for line in whole if line.strip()]
+        size_bytes += len(chunk)
         if not chunk:
             break
-        if whole is None:
-            rest += chunk
-            if len(rest) > 2 * max_size_bytes + CHUNK_BYTES:
-                raise Refused(DATA, f"a line of more than {len(rest)} bytes; a mail may have {max_size_bytes} (spool.max_size)")
-            continue
-        rest = whole.pop()
-        found = [line for line in whole if line.strip()]
-        lines += found
-        size += len(chunk)
-    if rest.strip():
-        lines.append(rest)
     if lines:
         yield lines
 
