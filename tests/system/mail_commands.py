@@ -8,16 +8,9 @@ import subprocess
 from contextlib import closing
 from typing import Any
 
-import pytest
-
 from tests.system.mail_servers import Spool
 
 TEXT = b"Subject: x\n\nbody\n"
-
-
-def known_bug(reason: str) -> pytest.MarkDecorator:
-    """The test fails until that is mended, and then this mark has to go: passing fails it too."""
-    return pytest.mark.xfail(raises=AssertionError, strict=True, reason=reason)
 
 
 def run(spool: Spool, *words: str, given: bytes = TEXT, **popen: Any) -> tuple[int, str, str]:

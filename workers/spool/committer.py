@@ -178,7 +178,7 @@ class Committer:
         try:
             if wants and self._dots is None:
                 await self.register()
-            told, fed = await self._writer.do(partial(self._transaction, results=results, wants=wants, now=now))
+            written, told, fed = await self._writer.do(partial(self._transaction, results=results, wants=wants, now=now))
         except (StoreError, LeaseLost) as error:
             self._results, self._notes, self._lines = results + self._results, notes + self._notes, lines + self._lines
             if isinstance(error, LeaseLost):
@@ -188,8 +188,9 @@ class Committer:
             return False
         for dots, slot in notes:
             dots.free(slot)
-        if lines:
-            line("\n".join(lines))
+        said = [words for result, words in zip(results, lines, strict=True) if result.id in written]
+        if said:
+            line("\n".join(said))
         for (name, most, _), mails in zip(wants, fed, strict=True):
             self._host.feed(name, mails, most)
         if told or any(result.state != "sent" and result.due_at <= now for result in results):
@@ -198,13 +199,17 @@ class Committer:
 
     def _transaction(
         self, transaction: Transaction, results: list[Result], wants: list[tuple[str, int, int]], now: float
-    ) -> tuple[int, list[list[Mail]]]:
-        """The number of reports queued, and what was claimed. Runs in the writer's thread: it touches nothing of the
-        sender but the lease."""
+    ) -> tuple[set[int], int, list[list[Mail]]]:
+        """Whose results were written, the number of reports queued, and what was claimed. Runs in the writer's thread:
+        it touches nothing of the sender but the lease."""
         written = claims.settle(transaction, results, now)
         told = self._notices.write(transaction, [result for result in results if result.id in written], now)
         claims.follow(transaction, (result.mail_id for result in results))
-        return told, [claims.claim(transaction, self._lease, name, most, per_mail, now) for name, most, per_mail in wants]
+        return (
+            written,
+            told,
+            [claims.claim(transaction, self._lease, name, most, per_mail, now) for name, most, per_mail in wants],
+        )
 
     def _lost(self) -> None:
         """Another worker has taken over what this one had claimed; it begins anew, as a new owner."""

@@ -48,7 +48,7 @@ class Upkeep:
         self._flushes: object = None
         self._ticks = 0
         self._file = os.stat(database.path).st_ino
-        self._config = sender.config.stamp
+        self._config = self._seen = sender.config.stamp
         self._sent = 0
 
     def start(self) -> None:
@@ -148,7 +148,8 @@ class Upkeep:
         """Takes a changed mail.toml when it is whole and valid: the sender ends in order and begins anew with it."""
         config = self._sender.config
         found = stamp(find_again(config))
-        if found != self._config:
+        settled, self._seen = found == self._seen, found  # one that is still being written changes again
+        if found != self._config and settled:
             self._config = found
             try:
                 load(config.asked_for)
