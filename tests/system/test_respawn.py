@@ -143,6 +143,8 @@ def test_a_leftover_in_the_way_of_a_respawn_is_ended_first(folder: Folder, fault
             folder.up()
         pid = folder.pids()["parent"]
         assert pid
+        if adopted:  # until then its end is news to nobody, and what it left is met before the next start
+            wait_until(lambda: f"parent[{pid}] adopted" in folder.log(), "the new primary knows it")  # noqa: B023
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: folder.pids()["parent"] not in (None, pid), "it runs again")  # noqa: B023 - called in this round
         assert re.search(rf"parent\[{pid}\] died: .*; ending what it left behind", folder.log())
