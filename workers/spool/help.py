@@ -54,7 +54,7 @@ usage: smtp-spool add
 Reads JSON objects, one a line, from standard input, queues each as a mail, and answers each with a line:
 {"id": 17} when it is on disk, or {"error": "what is wrong"}.
 
-  to          an address or a list of them                                  (needed)
+  to          an address or a list of them (needed); commas part several in one text, as in a To field
   from        the sender; default USER@DOMAIN
   message     the whole message as text; or message_base64
   template    a template's name, with data, a JSON object

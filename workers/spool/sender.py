@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from workers.store.sqlite import SqliteDatabase
     from workers.store.writer import Writer
 
+LOOK_S = 60.0  # a clock that is set, or a host that slept, makes what is due wait so long at most
 LAST_PAUSE_S = 0.5  # the same while it ends
 RELOAD = -1  # in place of an exit status: begin anew
 GRACE_S = 7.0  # under the 10 s after which guard kills
@@ -221,7 +222,7 @@ class Sender:
     def _look_at(self, due_at: float) -> None:
         """Scans again at this time, or before."""
         loop = asyncio.get_running_loop()
-        when = loop.time() + min(max(0.0, due_at - time.time()), 3600.0)
+        when = loop.time() + min(max(0.0, due_at - time.time()), LOOK_S)
         if self._due_timer is not None and not self._due_timer.cancelled():
             if self._due_timer.when() <= when and self._due_timer.when() > loop.time():
                 return
