@@ -189,6 +189,8 @@ class Committer:
         for dots, slot in notes:
             dots.free(slot)
         said = [words for result, words in zip(results, lines, strict=True) if result.id in written]
+        if len(said) < len(lines):
+            said.append(f"{len(lines) - len(said)} results came too late: another sender has taken over these recipients")
         if said:
             line("\n".join(said))
         for (name, most, _), mails in zip(wants, fed, strict=True):
