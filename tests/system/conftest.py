@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.harness import Folder
+from tests.system.mail_servers import Relay, Spool
 
 
 @pytest.fixture
@@ -44,3 +45,26 @@ def _sets() -> set[str]:
     with open("/proc/sysvipc/sem", encoding="ascii") as file:
         rows = [line.split() for line in file.read().splitlines()[1:]]
     return {row[0] for row in rows if uid in (row[4], row[6])}
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    """A spool of the test's own; its senders are ended with it."""
+    made = Spool(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def relay(spool: Spool) -> Iterator[Callable[[Callable[[str], str | None]], Relay]]:
+    """Makes relays with answers of the test's choice, each the spool's way out from then on."""
+    made: list[Relay] = []
+
+    def make(answer: Callable[[str], str | None]) -> Relay:
+        made.append(Relay(answer))
+        spool.through(made[-1].port)
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

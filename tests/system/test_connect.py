@@ -338,7 +338,7 @@ def test_ready_tells_what_ehlo_told(serve: Serve) -> None:
     found = ready(relay_to(server))
     assert found.extensions["size"] == "1000"
     assert "starttls" in found.extensions
-    assert (found.peer, found.secure, found.leftover) == (f"127.0.0.1:{server.port}", False, b"")
+    assert (found.peer, found.secure) == (f"127.0.0.1:{server.port}", False)
 
 
 def test_a_host_whose_ipv6_does_not_answer_is_reached_by_ipv4(serve: Serve) -> None:

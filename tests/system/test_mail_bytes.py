@@ -96,13 +96,6 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Arrived:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def keeper(spool: Spool) -> Iterator[Keeper]:
     made = Keeper()
     spool.through(made.port)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -12,27 +11,6 @@ from tests.system.mail_commands import add, change, good
 from tests.system.mail_servers import Relay, Spool, friendly, wait_until
 
 DAY_S = 86400.0
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def relay(spool: Spool) -> Iterator[Callable[[Callable[[str], str | None]], Relay]]:
-    made: list[Relay] = []
-
-    def make(answer: Callable[[str], str | None]) -> Relay:
-        made.append(Relay(answer))
-        spool.through(made[-1].port)
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 MakeRelay = Callable[[Callable[[str], str | None]], Relay]

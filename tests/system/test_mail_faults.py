@@ -458,13 +458,6 @@ def test_a_fault_of_the_relay(case: Case, runs: dict[str, Future[Run]]) -> None:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def new_relay() -> Iterator[Callable[..., FaultRelay]]:
     made: list[FaultRelay] = []
 

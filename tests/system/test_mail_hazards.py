@@ -23,13 +23,6 @@ NewDisk = Callable[..., Disk]
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def relay(spool: Spool) -> Iterator[Held]:
     """Holds up the first final dot."""
     made = Held(".", refuses="<bad@")

@@ -6,7 +6,6 @@ import email
 import email.policy
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,13 +28,6 @@ FIELDS = {
     "content-type",
     "content-transfer-encoding",
 }
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

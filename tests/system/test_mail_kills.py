@@ -55,13 +55,6 @@ class Record:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def record(tmp_path: Path) -> Iterator[Record]:
     made = Record(tmp_path)
     yield made

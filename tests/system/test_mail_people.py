@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -20,27 +19,6 @@ EFFECTS = {  # command: the states that it takes, and what becomes of them
     "cancel": ({"queued", "deferred", "held", "unknown"}, "cancelled"),
     "delete": ({*STATES} - {"sending"}, None),
 }
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def relay(spool: Spool) -> Iterator[Callable[[Callable[[str], str | None]], Relay]]:
-    made: list[Relay] = []
-
-    def make(answer: Callable[[str], str | None]) -> Relay:
-        made.append(Relay(answer))
-        spool.through(made[-1].port)
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 MakeRelay = Callable[[Callable[[str], str | None]], Relay]

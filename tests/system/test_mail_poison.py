@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,6 @@ import pytest
 from tests.system.mail_commands import good, run
 from tests.system.mail_keeper import Keeper
 from tests.system.mail_servers import Spool
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -86,13 +86,6 @@ class Keeper(FaultRelay):
         return [mail for mail in parsed if isinstance(mail, EmailMessage)]
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
-
-
 NewRelay = Callable[..., Keeper]
 
 

@@ -22,13 +22,6 @@ KILLS = 12
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def sink(tmp_path: Path, spool: Spool) -> Iterator[Sink]:
     made = Sink(tmp_path / "sink")
     spool.through(made.port)

@@ -121,7 +121,7 @@ def test_a_queue_that_can_not_be_made_anew_is_done_without(bell: Bell, database:
     posix_ipc.unlink_message_queue(bell_name(database))
     monkeypatch.setattr(posix_ipc, "MessageQueue", refuse)
     assert bell.check(), "the descriptor has changed"
-    assert (bell.fd, bell.slow_poll_s, bell.problem) == (None, 1.0, "no message queues")
+    assert (bell.fd, bell.problem) == (None, "no message queues")
     assert not bell.check()
     bell.hush()
 
@@ -129,15 +129,11 @@ def test_a_queue_that_can_not_be_made_anew_is_done_without(bell: Bell, database:
 def test_without_message_queues_the_sender_looks_more_often_and_says_so(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posix_ipc, "MessageQueue", refuse)
     bell = Bell(database)
-    assert (bell.fd, bell.slow_poll_s, bell.problem) == (None, 1.0, "no message queues")
+    assert (bell.fd, bell.problem) == (None, "no message queues")
     bell.hush()
     assert not bell.check()
     bell.close()
     ring(database)
-
-
-def test_with_a_bell_the_sender_sleeps_long(bell: Bell) -> None:
-    assert bell.slow_poll_s == 30.0
 
 
 def test_each_database_has_its_own_bell(database: str, tmp_path: Path) -> None:

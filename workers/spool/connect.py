@@ -59,17 +59,16 @@ class Ready:
     """A connection ready for mail.
 
     Reading is paused, so that nothing gets lost until `hand_over`, which is `set_protocol` and `resume_reading`.
-    `extensions`: what EHLO told, lower-case keyword to parameters; empty after HELO. `leftover` is always empty.
+    `extensions`: what EHLO told, lower-case keyword to parameters; empty after HELO.
     """
 
-    __slots__ = ("extensions", "leftover", "peer", "secure", "transport")
+    __slots__ = ("extensions", "peer", "secure", "transport")
 
     def __init__(self, transport: asyncio.Transport, extensions: dict[str, str], peer: str, secure: bool) -> None:
         self.transport = transport
         self.extensions = extensions
         self.peer = peer
         self.secure = secure
-        self.leftover = b""
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """From now on the connection is `protocol`'s."""

@@ -10,9 +10,6 @@ import os
 
 import posix_ipc
 
-SLOW_POLL_S = 30.0
-SLOW_POLL_WITHOUT_BELL_S = 1.0
-
 
 def bell_name(database: str) -> str:
     """The queue's name: it follows the database file, not its path. Raises OSError when there is none."""
@@ -49,11 +46,6 @@ class Bell:
     def fd(self) -> int | None:
         """What to wait on: on Linux a message queue is a descriptor that poll knows."""
         return None if self._queue is None else int(self._queue.mqd)
-
-    @property
-    def slow_poll_s(self) -> float:
-        """The longest sleep: with a bell it only covers lost rings."""
-        return SLOW_POLL_WITHOUT_BELL_S if self._queue is None else SLOW_POLL_S
 
     def open(self) -> None:
         """Makes the queue, or takes over the one that a killed sender left."""
