@@ -20,9 +20,10 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from workers.mail.config import Relay
+from workers.mail.tokens import expiry
 from workers.spool.connect import Limits, Ready, Trouble, connect
 from workers.spool.delivery import LOST, Step
-from workers.spool.login import TokenCache, expiry, is_private, without
+from workers.spool.login import TokenCache, is_private, without
 
 Value = TypeVar("Value")
 Answer = bytes | str | list[Any] | Callable[[str], "Answer"]  # sent, a word below, parts to send or call, or who is asked

@@ -113,9 +113,7 @@ def test_aliases_are_read_in_lower_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[other]\n", ["other", "unknown", "relay", "routes", "identity"]),
-        ("[imap]\n", ["imap", "not yet known in this version"]),
-        ('[[imap.accounts]]\nname = "a"\n', ["imap", "not yet known in this version"]),
+        ("[other]\n", ["other", "unknown", "relay", "routes", "identity", "imap"]),
         ("spool = 3\n", ["spool", "section"]),
         ("[[spool]]\n", ["spool", "section"]),
         ("[spool]\nfoo = 1\n", ["spool.foo", "unknown", "max_age", "priorities"]),
@@ -191,7 +189,7 @@ def test_a_user_without_a_home_needs_a_state_folder(tmp_path: Path, monkeypatch:
         load()
 
 
-HEAVY = {"dataclasses", "email", "grp", "ssl", "subprocess", "tomllib", "workers.mail.routes"}
+HEAVY = {"dataclasses", "email", "grp", "ssl", "subprocess", "tomllib", "workers.mail.imap_config", "workers.mail.routes"}
 LOAD = """
 import sys
 from workers.mail import load

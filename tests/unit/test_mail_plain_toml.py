@@ -136,6 +136,8 @@ def test_a_quoted_name_that_is_taken_is_refused_by_both(text: str) -> None:
         '"a" = 1',
         "[a.b]",
         "[[a]]",
+        "[[a.b]]",
+        '[[a."b"]]',
         "k = 1.5",
         "k = 010",
         "k = 1 2",

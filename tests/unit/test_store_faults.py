@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.store_world import add, mounted, open_at, refused
-from workers.spool.accept import SCHEMA_VERSION
+from workers.spool.accept import SCHEMA, SCHEMA_VERSION
 from workers.store.database import BUSY, CORRUPT, DENIED, FULL, NEWER, OTHER, StoreError
 from workers.store.sqlite import SqliteDatabase, store_error
 
@@ -223,10 +223,10 @@ def test_a_damaged_page_is_corrupt(path: Path) -> None:
 def test_an_error_of_sqlite_is_told_by_its_kind_with_the_path(code: int, kind: str) -> None:
     error = sqlite3.OperationalError("words")
     error.sqlite_errorcode = code
-    told = store_error("/somewhere/spool.db", error)
+    told = store_error("/somewhere/spool.db", error, SCHEMA.who)
     assert told.kind == kind
     assert str(told).startswith("/somewhere/spool.db: ")
 
 
 def test_an_error_without_a_code_is_told_as_well() -> None:
-    assert store_error("/spool.db", sqlite3.ProgrammingError("words")).kind == OTHER
+    assert store_error("/spool.db", sqlite3.ProgrammingError("words"), SCHEMA.who).kind == OTHER

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.unit.store_world import add, as_root, mounted, open_at, refused, user
-from workers.spool.accept import SCHEMA_VERSION
+from workers.spool.accept import SCHEMA, SCHEMA_VERSION
 from workers.store import sqlite
-from workers.store.database import DENIED
-from workers.store.sqlite import NETWORK, file_system
+from workers.store.database import DENIED, StoreError
+from workers.store.sqlite import NETWORK, Schema, SqliteDatabase, file_system
 
 OWNER, MEMBER, STRANGER, GROUP = 4711, 4712, 4713, 4800
 
@@ -177,8 +177,19 @@ def test_a_network_file_system_is_refused_by_name(kind: str, path: Path, monkeyp
     error = refused(path)
     assert error.kind == DENIED
     assert f"lies on {kind}" in str(error)
-    assert "local disk" in str(error)
+    assert "put spool.database on a local disk" in str(error)
     assert path.read_bytes() == b"", "nothing was written"
+
+
+def test_errors_speak_of_the_key_and_the_users_that_the_schema_names(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Schema("mail", SCHEMA.folder, key="other.state", who="this user may not look at it")
+    path.mkdir(parents=True)
+    with pytest.raises(StoreError, match="; this user may not look at it, or its folder is read-only"):
+        SqliteDatabase(str(path), other, SCHEMA_VERSION)
+    path.rmdir()
+    monkeypatch.setattr(sqlite, "file_system", lambda _: "nfs4")
+    with pytest.raises(StoreError, match=r"put other\.state on a local disk"):
+        SqliteDatabase(str(path), other, SCHEMA_VERSION)
 
 
 def test_a_spool_that_was_made_elsewhere_is_refused_on_a_network_file_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

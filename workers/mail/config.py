@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from workers.mail.imap_config import Imap
+
 MAX_AGE_S = 5 * 86400.0
 WARN_AFTER_S = 4 * 3600.0
 MAX_SIZE_BYTES = 50 * 1024**2
@@ -94,6 +98,7 @@ class Config:
     """
 
     __slots__ = (
+        "_imap",
         "aliases",
         "asked_for",
         "database",
@@ -136,6 +141,16 @@ class Config:
         self.relay: Relay | None = None
         self.routes: dict[str, Relay] = {}
         self.identities: dict[str, Identity] = {}
+        self._imap: Imap | None = None
+
+    @property
+    def imap(self) -> Imap:
+        """What [imap] says. Made when it is first asked for: sendmail never does, and so does not import it."""
+        if self._imap is None:
+            from workers.mail.imap_config import Imap
+
+            self._imap = Imap(self.state)
+        return self._imap
 
     def lane(self, sender: str, recipient: str) -> str:
         """The name of the relay for this mail: a route beats an identity beats the relay; "maildir" when there is none."""

@@ -70,6 +70,10 @@ def _loaded(path: str | None) -> Config:
         from workers.mail.routes import read_routes  # most files have none
 
         read_routes(config, path, table, frozenset(names))
+    if "imap" in table:
+        from workers.mail.imap_schema import read_imap
+
+        read_imap(config, path, table, frozenset(names))
     return config
 
 

@@ -1,7 +1,7 @@
 """The keys of mail.toml that this version knows, and how a parsed table becomes a Config.
 
-Imported only when a config file exists. An unknown key is a mistake; so is a key of a later version, by name:
-a setting that has no effect must not look as if it had one.
+Imported only when a config file exists. An unknown key is a mistake: a setting that has no effect must not look as if
+it had one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
+    from workers.mail.imap_config import Account
+
     Value = TypeVar("Value")
 
-SECTIONS = ("spool", "aliases", "relay", "routes", "identity")
-LATER = ("imap",)
+SECTIONS = ("spool", "aliases", "relay", "routes", "identity", "imap")
 SPOOL_KEYS = (
     "state",  # moves the whole state folder (database and Maildir), which is also how tests stay inside their own
     "database",
@@ -46,18 +47,20 @@ MOST_CONNECTIONS = 1000
 MOST_RECIPIENTS = 500
 LAST_PRIORITY = 9
 WITHOUT_RELAY = "the name of the relay; without a [relay] section mail goes into a Maildir"
-KINDS = {str: "text in quotes", int: "a number without quotes", dict: "a table: { … }"}
+KINDS = {
+    str: "text in quotes",
+    int: "a number without quotes",
+    bool: "true or false, without quotes",
+    list: 'a list: ["…", "…"]',
+}
 
 
 def configure(path: str, default_state: str | None, table: dict[str, Any], names: frozenset[str]) -> Config:
     """The Config of a parsed mail.toml at `path`; `names` are the variables it takes from the environment. [routes] and
-    [identity] are read in routes.py.
+    [identity] are read in routes.py, [imap] in imap_schema.py.
 
     Raises Refused(78) naming file, key and what is allowed.
     """
-    for key in LATER:
-        if key in table:
-            raise Refused(CONFIG, f"{path}: {key}: not yet known in this version; known are {', '.join(SECTIONS)}")
     top = Section(path, "", table, SECTIONS)
     spool = top.inner("spool", SPOOL_KEYS)
     state = spool.path("state", default_state)
@@ -85,16 +88,21 @@ def read_relay(section: Section, name: str, hidden_names: frozenset[str], why_ho
     relay.recipients = section.take("recipients", values.whole(1, MOST_RECIPIENTS), int, relay.recipients)
     relay.rate = section.take("rate", values.rate_per_s, str, None)
     relay.auth_pause_s = section.take("auth_pause", values.duration_s, str, relay.auth_pause_s)
-    relay.fingerprint = section.take("fingerprint", values.fingerprint, str, None)
-    relay.ca_file = section.path("ca_file", None)
-    relay.cert_file = section.path("cert_file", None)
-    relay.key_file = section.path("key_file", None)
-    if (relay.cert_file is None) != (relay.key_file is None):
-        missing = "cert_file" if relay.cert_file is None else "key_file"
-        raise section.mistake(missing, "the path of a PEM file: cert_file and key_file go together")
-    if tls == "none" and (relay.fingerprint or relay.ca_file or relay.cert_file):
-        raise section.mistake("tls", '"tls", "starttls" or "opportunistic" beside fingerprint, ca_file and cert_file')
+    read_trust(relay, section)
     return relay
+
+
+def read_trust(target: Relay | Account, section: Section) -> None:
+    """What proves the server, and us to it, by certificates. Raises Refused."""
+    target.fingerprint = section.take("fingerprint", values.fingerprint, str, None)
+    target.ca_file = section.path("ca_file", None)
+    target.cert_file = section.path("cert_file", None)
+    target.key_file = section.path("key_file", None)
+    if (target.cert_file is None) != (target.key_file is None):
+        missing = "cert_file" if target.cert_file is None else "key_file"
+        raise section.mistake(missing, "the path of a PEM file: cert_file and key_file go together")
+    if target.tls == "none" and (target.fingerprint or target.ca_file or target.cert_file):
+        raise section.mistake("tls", '"tls", "starttls" or "opportunistic" beside fingerprint, ca_file and cert_file')
 
 
 def _read_login(relay: Relay, section: Section) -> None:

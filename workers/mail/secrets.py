@@ -8,7 +8,17 @@ import subprocess
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workers.mail.config import Relay
+    from typing import Protocol
+
+    class Credentials(Protocol):
+        """What of a Relay or Account says where its secret is; `name` is told in errors."""
+
+        name: str
+        password_command: str | None
+        password_file: str | None
+        token_command: str | None
+        hidden_names: frozenset[str]
+
 
 COMMAND_S = 30.0
 
@@ -17,25 +27,25 @@ class SecretError(Exception):
     """No password or token could be had; the text says why, without it."""
 
 
-def password(relay: Relay) -> str:
+def password(login: Credentials) -> str:
     """The first line of the password file, or of what the password command writes. Raises SecretError."""
-    if relay.password_file is not None:
-        text, source = _from_file(relay.password_file), relay.password_file
-    elif relay.password_command is not None:
-        text, source = _from_command("password_command", relay.password_command, relay.hidden_names), "password_command"
+    if login.password_file is not None:
+        text, source = _from_file(login.password_file), login.password_file
+    elif login.password_command is not None:
+        text, source = _from_command("password_command", login.password_command, login.hidden_names), "password_command"
     else:
-        raise SecretError(f"{relay.name}: has neither password_command nor password_file")
+        raise SecretError(f"{login.name}: has neither password_command nor password_file")
     return _first_line(text, source)
 
 
-def token(relay: Relay) -> str:
+def token(login: Credentials) -> str:
     """The OAuth access token: the first line of what the token command writes, at each call anew. Raises SecretError.
 
     Visible ASCII only (RFC 6750 2.1 allows less still): XOAUTH2 and OAUTHBEARER end their fields with control characters.
     """
-    if relay.token_command is None:
-        raise SecretError(f"{relay.name}: has no token_command")
-    line = _first_line(_from_command("token_command", relay.token_command, relay.hidden_names), "token_command").strip(" \t")
+    if login.token_command is None:
+        raise SecretError(f"{login.name}: has no token_command")
+    line = _first_line(_from_command("token_command", login.token_command, login.hidden_names), "token_command").strip(" \t")
     if not line or not all("!" <= sign <= "~" for sign in line):
         raise SecretError("token_command: its first line is no access token: only visible ASCII signs, without spaces")
     return line

@@ -16,6 +16,8 @@ RATE_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 MOST_DIGITS = 15  # what a float holds exactly, and far from infinity
 SHA256_DIGITS = 64
 BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+COMPONENT = BARE | frozenset(".+@")
+MOST_NAME_SIGNS = 100  # a file name may have 255 octets
 
 
 def duration_s(text: str) -> float:
@@ -91,6 +93,28 @@ def selector(text: str) -> str:
     return text
 
 
+def component(text: str) -> str:
+    """A name that is one safe part of a path: letters, digits and . _ - + @, no dot in front. Raises ValueError."""
+    if not COMPONENT.issuperset(text) or not text or text[0] == "." or len(text) > MOST_NAME_SIGNS:
+        raise ValueError(f"up to {MOST_NAME_SIGNS} letters (a to z), digits or . _ - + @, and no dot in front")
+    return text
+
+
+def time_of_day(text: str) -> int:
+    """`"20:00"` as minutes since midnight. Raises ValueError."""
+    hours, _, minutes = text.partition(":")
+    if (
+        len(text) != 5
+        or len(hours) != 2
+        or not text.isascii()
+        or not (hours + minutes).isdigit()
+        or hours > "23"
+        or minutes > "59"
+    ):
+        raise ValueError('a time of day from "00:00" to "23:59"')
+    return int(hours) * 60 + int(minutes)
+
+
 def choice(*allowed: str) -> Callable[[str], str]:
     """A reader that lets one of `allowed` pass."""
 
@@ -145,7 +169,8 @@ def expand_all(key: str, value: Any, environment: Mapping[str, str], names: set[
     if isinstance(value, dict):
         return {name: expand_all(dotted(key, name), inner, environment, names) for name, inner in value.items()}
     if isinstance(value, list):
-        return [expand_all(key, item, environment, names) for item in value]
+        keys = (f"{key}[{number}]" if isinstance(item, dict) else key for number, item in enumerate(value, 1))
+        return [expand_all(name, item, environment, names) for name, item in zip(keys, value, strict=True)]
     if not isinstance(value, str):
         return value
     try:

@@ -146,4 +146,10 @@ def _before(database: sqlite3.Connection) -> int:
     return version if tables else 0
 
 
-SCHEMA = Schema("mail", os.path.join(os.path.dirname(os.path.abspath(__file__)), "sql"), _before)
+SCHEMA = Schema(
+    "mail",
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), "sql"),
+    key="spool.database",
+    who="this user may not use the spool (spool.group in mail.toml says who else may)",
+    before=_before,
+)

@@ -12,9 +12,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from workers.mail.words import seconds
 from workers.spool import claims, recovery
 from workers.spool.dots import Dots, path_of
-from workers.spool.log import line, seconds
+from workers.spool.log import line
 from workers.store.database import StoreError
 from workers.store.leases import LeaseLost
 

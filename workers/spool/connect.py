@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiosmtplib import SMTP, SMTPAuthenticationError, SMTPException, SMTPHeloError, SMTPResponseException
 
 from workers.mail.secrets import SecretError
+from workers.mail.tls import tls_context
+from workers.mail.words import plain, seconds
 from workers.spool.delivery import LOST, Step, again_in_s
-from workers.spool.log import plain, seconds
-from workers.spool.login import Conversation, NoMechanism, TokenCache, fetch, is_private, log_in, tls_context, without
+from workers.spool.login import Conversation, NoMechanism, TokenCache, fetch, is_private, log_in, without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

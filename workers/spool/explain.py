@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from workers.mail.errors import DATA, Refused
+from workers.mail.words import plain, seconds
 from workers.spool.claims import NEVER
 from workers.spool.listing import COLUMNS, read
-from workers.spool.log import plain, seconds
 from workers.store.leases import boot_time, is_dead, myself, owners
 
 if TYPE_CHECKING:

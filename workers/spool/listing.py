@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workers.mail.errors import NOT_ALLOWED, Refused
+from workers.mail.words import plain, seconds
 from workers.spool.accept import open_spool
-from workers.spool.log import plain, seconds
 from workers.spool.refusal import store_refused
 from workers.store.database import StoreError
 

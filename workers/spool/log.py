@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import suppress
 
-MOST_SIGNS = 300
+from workers.mail.words import plain, seconds
 
 
 def line(text: str) -> None:
@@ -15,23 +15,6 @@ def line(text: str) -> None:
     with suppress(OSError):
         head = f"{stamp} smtp-spool[{os.getpid()}] "
         os.write(1, "".join(f"{head}{each}\n" for each in text.split("\n")).encode("utf-8", "replace"))
-
-
-def plain(text: bytes | str) -> str:
-    """A server's words fit for a log line: one line, no control characters, not endless."""
-    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    words = " ".join(words.split())
-    words = "".join(sign if sign.isprintable() else "?" for sign in words)
-    return words if len(words) <= MOST_SIGNS else words[:MOST_SIGNS] + "…"
-
-
-def seconds(span_s: float) -> str:
-    """A span for people: `0.12 s`, `40 s`, `5 min`, `2 h`."""
-    if span_s < 10:
-        return f"{span_s:.2f} s"
-    if span_s < 100:
-        return f"{span_s:.0f} s"
-    return f"{span_s / 60:.0f} min" if span_s < 5400 else f"{span_s / 3600:.1f} h"
 
 
 def event(mail_id: int, address: str, state: str, verdict: str, answer: str, wait_s: float) -> str:

@@ -1,4 +1,4 @@
-"""Parts of the connect phase: words in turn, TLS settings, and the login, whose secret no person gets to read.
+"""Parts of the connect phase: words in turn, and the login, whose secret no person gets to read.
 
 aiosmtplib's own `login` is not used: it tries every mechanism with a refused password, which locks accounts, and its
 LOGIN sends the password in the place of the user name to servers that take no first answer beside the command.
@@ -7,13 +7,10 @@ LOGIN sends the password in the place of the user name to servers that take no f
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import ssl
 import time
-from base64 import b64encode, urlsafe_b64decode
+from base64 import b64encode
 from copy import copy
-from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -22,6 +19,7 @@ from aiosmtplib.auth import auth_login_encode, auth_plain_encode, auth_xoauth2_e
 from aiosmtplib.protocol import SMTPProtocol
 
 from workers.mail.secrets import SecretError, password
+from workers.mail.tokens import NEAR_END_S, TOKEN_AGE_S, expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +32,6 @@ WITH_TOKEN = ("xoauth2", "oauthbearer")
 OVER_TLS = ("plain", "login", "cram-md5")
 IN_CLEAR = ("cram-md5", "plain", "login")  # on this host only, and still the one that does not show the password first
 ABOUT_MECHANISM = frozenset((500, 501, 502, 504, 534, 538))  # RFC 4954 6: another mechanism may do
-TOKEN_AGE_S = 2700.0  # for a token that does not tell its end
-NEAR_END_S = 120.0
 MOST_HEARD_BYTES = 65536  # more than aiosmtplib takes for one answer
 
 
@@ -75,21 +71,6 @@ class Conversation(SMTPProtocol):
         return self.transport
 
 
-@lru_cache(maxsize=64)  # to make one takes 10 ms and more
-def tls_context(
-    pinned: bool, ca_file: str | None, cert_file: str | None, key_file: str | None, _stamps: tuple[object, ...]
-) -> ssl.SSLContext:
-    """TLS 1.2 or later, verified; when `pinned` only by the caller. Files are PEM. Raises OSError for a bad one."""
-    context = ssl.create_default_context(cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if pinned:  # the pin says more than any authority
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if cert_file is not None:
-        context.load_cert_chain(cert_file, key_file, password="")  # without one, OpenSSL asks on a terminal
-    return context
-
-
 class TokenCache:
     """OAuth access tokens, kept for all connections of one event loop: one run of a command serves all that wait."""
 
@@ -113,19 +94,6 @@ class TokenCache:
         key = (relay.user, relay.token_command)
         if token is None or self._kept.get(key, ("", 0.0))[0] == token:
             self._kept.pop(key, None)
-
-
-def expiry(token: str) -> float | None:
-    """The `exp` of a JSON Web Token in Unix seconds (RFC 7519 4.1.4); None for any other token. Proves nothing."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return None
-    try:
-        claims = json.loads(urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except ValueError:
-        return None
-    ends_at = claims.get("exp") if isinstance(claims, dict) else None
-    return float(ends_at) if isinstance(ends_at, (int, float)) and 1 < ends_at < 1e12 else None
 
 
 def is_private(secure: bool, address: str | None) -> bool:

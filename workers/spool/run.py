@@ -11,12 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from workers.mail.config import MAILDIR
+from workers.mail.notify import Notifier
 from workers.spool.accept import open_spool
 from workers.spool.desk import Terms
 from workers.spool.lane import Lane
 from workers.spool.log import line
 from workers.spool.notices import Notices
-from workers.spool.notify import Notifier
 from workers.spool.refusal import store_refused
 from workers.spool.sender import RELOAD, Sender
 from workers.spool.upkeep import Upkeep

@@ -11,13 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from workers.mail.errors import OK, TRY_AGAIN
+from workers.mail.words import plain, seconds
 from workers.spool import claims, recovery
 from workers.spool.attempt import Attempt
 from workers.spool.claims import NEVER, Result
 from workers.spool.committer import STORE_PAUSE_S, Committer
 from workers.spool.content import NotFit, Work, made
 from workers.spool.delivery import Verdict, outcome
-from workers.spool.log import event, line, plain, seconds
+from workers.spool.log import event, line
 from workers.store.database import StoreError
 
 if TYPE_CHECKING:

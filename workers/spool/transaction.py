@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from workers.mail.addresses import needs_smtputf8
+from workers.mail.words import plain
 from workers.spool.delivery import LOST, Effect, Step, Verdict, again_in_s, closes, effect, judge
-from workers.spool.log import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

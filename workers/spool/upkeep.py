@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from workers.mail.errors import Refused
 from workers.mail.load import find_again, load, stamp
+from workers.mail.words import plain
 from workers.spool import outbox, sweep
-from workers.spool.log import line, plain
+from workers.spool.log import line
 from workers.store.database import StoreError
 from workers.store.leases import boot_time, is_dead, owners
 
 if TYPE_CHECKING:
+    from workers.mail.notify import Notifier
     from workers.spool.notices import Notices
-    from workers.spool.notify import Notifier
     from workers.spool.sender import Sender
     from workers.store.bell import Bell
     from workers.store.sqlite import SqliteDatabase

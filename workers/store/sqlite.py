@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from workers.store.database import Result, Transaction, Values
 
 BUSY_S = 30.0
-WHO = "this user may not use the spool (spool.group in mail.toml says who else may), or its folder is read-only"
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "afs", "9p"))
 SHMSIZE = 4874  # SQLITE_IOERR_SHMSIZE: no room for the file that connections share
 KINDS = {5: BUSY, 6: BUSY, 15: BUSY, 13: FULL, 11: CORRUPT, 26: CORRUPT, 3: DENIED, 8: DENIED, 14: DENIED, 23: DENIED}
@@ -31,14 +30,19 @@ class Schema:
     """What a worker keeps in a database: its prefix (`mail`) and the folder of its .sql files.
 
     The folder holds `NNNN.sql`, the numbered migrations, and files of named statements. `before` gives the version of
-    a database that has no PREFIX_meta table yet: 0 for an empty one.
+    a database that has no PREFIX_meta table yet: 0 for an empty one. For errors: `key` of mail.toml names the
+    database, and `who` says that this user may not use it, and who may.
     """
 
-    __slots__ = ("before", "folder", "prefix")
+    __slots__ = ("before", "folder", "key", "prefix", "who")
 
-    def __init__(self, prefix: str, folder: str, before: Callable[[sqlite3.Connection], int] = lambda _: 0) -> None:
+    def __init__(
+        self, prefix: str, folder: str, *, key: str, who: str, before: Callable[[sqlite3.Connection], int] = lambda _: 0
+    ) -> None:
         self.prefix = prefix
         self.folder = folder
+        self.key = key
+        self.who = who
         self.before = before
 
     def versions(self) -> list[int]:
@@ -64,7 +68,7 @@ class SqliteDatabase:
                 self._make_file()
             kind = file_system(path)
             if kind in NETWORK:
-                raise StoreError(DENIED, f"{path}: lies on {kind}, where SQLite is not safe; put spool.database on a local disk")
+                raise StoreError(DENIED, f"{path}: lies on {kind}, where SQLite is not safe; put {schema.key} on a local disk")
             self._db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, cached_statements=64)
             try:
                 self._db.execute("PRAGMA synchronous=FULL")
@@ -73,9 +77,9 @@ class SqliteDatabase:
                 self._db.close()
                 raise
         except OSError as error:
-            raise StoreError(DENIED if isinstance(error, PermissionError) else OTHER, _os_text(error, path)) from None
+            raise StoreError(DENIED if isinstance(error, PermissionError) else OTHER, _os_text(error, path, schema.who)) from None
         except sqlite3.Error as error:
-            raise store_error(path, error) from None
+            raise store_error(path, error, schema.who) from None
 
     def transact(self, work: Callable[[Transaction], Result]) -> Result:
         """Runs `work(self)` in one transaction; committed and synced when it returns. Raises StoreError."""
@@ -90,7 +94,7 @@ class SqliteDatabase:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise store_error(self.path, error) from None
+            raise store_error(self.path, error, self._schema.who) from None
         for each in self._on_commit:
             each()
         return result
@@ -106,7 +110,7 @@ class SqliteDatabase:
         try:
             return self._db.execute(self._statement(name), values).fetchall()
         except sqlite3.Error as error:
-            raise store_error(self.path, error) from None
+            raise store_error(self.path, error, self._schema.who) from None
 
     def many(self, name: str, rows: Iterable[Values]) -> None:
         """Runs the statement once for each row of values; inside `transact` only."""
@@ -117,7 +121,7 @@ class SqliteDatabase:
         try:
             number: int = self._db.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.Error as error:
-            raise store_error(self.path, error) from None
+            raise store_error(self.path, error, self._schema.who) from None
         return number
 
     def close(self) -> None:
@@ -218,8 +222,8 @@ def file_system(path: str) -> str:
     return ""
 
 
-def store_error(path: str, error: sqlite3.Error) -> StoreError:
-    """What an error of SQLite means (https://www.sqlite.org/rescode.html), in words for people."""
+def store_error(path: str, error: sqlite3.Error, who: str) -> StoreError:
+    """What an error of SQLite means (https://www.sqlite.org/rescode.html), in words for people; `who` as in Schema."""
     code = getattr(error, "sqlite_errorcode", 0)
     kind = FULL if code == SHMSIZE else KINDS.get(code & 0xFF, OTHER)
     if kind == BUSY:
@@ -227,7 +231,7 @@ def store_error(path: str, error: sqlite3.Error) -> StoreError:
     if kind == FULL:
         return StoreError(kind, f"{path}: the disk is full; free some space and try again")
     if kind == DENIED:
-        return StoreError(kind, f"{path}: {error}; {WHO}")
+        return StoreError(kind, f"{path}: {error}; {who}, or its folder is read-only")
     if kind == CORRUPT:
         return StoreError(
             kind, f"{path}: {error}; take a copy, then put back a backup or save what can be read: sqlite3 .recover"
@@ -254,5 +258,5 @@ def _text(schema: Schema, file: str) -> str:
         return opened.read().replace("PREFIX_", f"{schema.prefix}_")
 
 
-def _os_text(error: OSError, path: str) -> str:
-    return f"{error.filename or path}: {error.strerror}; {WHO}"
+def _os_text(error: OSError, path: str, who: str) -> str:
+    return f"{error.filename or path}: {error.strerror}; {who}, or its folder is read-only"

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 class Notifier:
-    """READY, STATUS, WATCHDOG and STOPPING for this process. Never raises: no mail waits for a deaf supervisor."""
+    """READY, STATUS, WATCHDOG and STOPPING for this process. Never raises: no work waits for a deaf supervisor."""
 
     def __init__(self) -> None:
         self._address = os.environ.get("NOTIFY_SOCKET", "")

@@ -1,0 +1,257 @@
+"""Brings messages from the server into a folder on disk, in batches, and finds the one that a server can't give.
+
+While one batch is put on disk by a thread of its own, the next one is read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from workers.imap import sets
+from workers.imap.archive import Incoming, name_of
+from workers.imap.books import Row
+from workers.imap.letters import flag_text, unix
+from workers.imap.trouble import Declined, Lost
+from workers.imap.wire import Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from workers.imap.archive import Box
+    from workers.imap.books import Books, Folder
+    from workers.imap.session import Facts, Session
+    from workers.imap.sets import Ranges
+    from workers.imap.wire import Write
+
+BATCH = 200
+BATCH_BYTES = 8 << 20
+ITEMS = b"(UID FLAGS INTERNALDATE%s BODY.PEEK[])"
+MOST_LOSSES = 2  # with one message in hand: then that message is to blame
+
+
+class Caution:
+    """What is kept of a folder's failed fetches over connections: how many messages a command asks for, and who is blamed."""
+
+    def __init__(self) -> None:
+        self.size = BATCH
+        self.blamed: dict[int, int] = {}
+
+    def failed(self, asked: Ranges) -> int | None:
+        """A command for the UIDs `asked` failed; the UID that is poison, when that is known now."""
+        if sets.count(asked) > 1 or self.size > 1:
+            self.size = 1 if self.size <= 8 else self.size // 8
+            return None
+        uid = asked[0][0]
+        self.blamed[uid] = self.blamed.get(uid, 0) + 1
+        return uid if self.blamed[uid] >= MOST_LOSSES else None
+
+    def went_well(self) -> None:
+        """A command ended in OK: ask for more again."""
+        self.size = min(BATCH, self.size * 2)
+
+
+class Download:
+    """Fetches a set of messages of the selected folder. Raises Lost, Trouble, StoreError and OSError.
+
+    `fetched` counts the messages that are on disk, `missing` are UIDs for which the server had no message, `poison` those
+    that it could not give, with its words. `enough` says after each command whether others wait.
+    """
+
+    def __init__(
+        self, session: Session, box: Box, books: Books, folder: Folder, account: int, caution: Caution, most_bytes: float
+    ) -> None:
+        self._session = session
+        self._box = box
+        self._books = books
+        self._folder = folder
+        self._account = account
+        self._caution = caution
+        self._most_bytes = most_bytes
+        self._open: list[Incoming] = []
+        self._batch: list[tuple[Incoming, Row]] = []
+        self._batch_bytes = 0
+        self._taken: set[int] = set()  # of the commands in hand
+        self._wanted: set[int] = set()
+        self._asked: list[Ranges] = []
+        self._too_big = False
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self.fetched = 0
+        self.bytes = 0
+        self.missing: list[int] = []
+        self.poison: list[tuple[int, str]] = []
+        self.left: Ranges = []
+
+    def run(self, wanted: Ranges, enough: Callable[[], bool]) -> bool:
+        """Fetches `wanted`; False when it stopped because of `enough`, and then `left` is what remains."""
+        self.left = wanted
+        try:
+            while self.left:
+                try:
+                    self._fetch(enough)
+                except Declined as declined:
+                    self._blame(str(declined), declined.kind != b"NO" or declined.code not in (b"UNAVAILABLE", b"LIMIT"))
+                except Lost as lost:
+                    self._blame(str(lost), True)
+                    raise
+                if self.left and enough():
+                    break
+        finally:
+            self._drop_open()
+            try:
+                self._flush()
+                self._join()
+            finally:
+                self._drop_batch()
+        return not self.left
+
+    def _fetch(self, enough: Callable[[], bool]) -> None:
+        items = ITEMS % self._identity()
+        asked = self.left
+
+        def parts() -> Iterator[tuple[bytes, Ranges]]:
+            nonlocal asked
+            while asked and not enough():
+                part, asked = sets.take(asked, self._caution.size)
+                self._wanted.update(sets.numbers(part))
+                self._asked.append(part)
+                yield items, part
+                if self._caution.size < BATCH:
+                    return  # one at a time until it is known which one
+
+        self._asked, self._wanted, self._taken = [], set(), set()
+        self._session.messages(parts(), self._open_literal, self._take, self._done)
+
+    def _identity(self) -> bytes:
+        if self._session.can("X-GM-EXT-1"):
+            return b" X-GM-MSGID"
+        return b" EMAILID" if self._session.can("OBJECTID") else b""
+
+    def _done(self, part: Ranges) -> None:
+        self._asked.remove(part)
+        self.left = sets.minus(self.left, part)
+        for uid in sets.numbers(part):
+            self._wanted.discard(uid)
+            if uid in self._taken:
+                self._taken.discard(uid)
+            else:
+                self.missing.append(uid)
+        self._caution.went_well()
+
+    def _blame(self, why: str, by_message: bool) -> None:
+        """The command in hand failed: what came before counts; a single message that fails again is poison."""
+        self._drop_open()
+        self.left = sets.minus(self.left, sets.of(sorted(self._taken)))
+        if not by_message:
+            raise Lost(why)
+        if self._too_big:
+            return
+        asked = sets.minus(self._asked[0], sets.of(sorted(self._taken))) if self._asked else []
+        if not asked:
+            return
+        uid = self._caution.failed(asked)
+        if uid is not None:
+            self.poison.append((uid, why))
+            self.left = sets.minus(self.left, [(uid, uid)])
+            self._caution.size = 8
+
+    def _open_literal(self, head: bytes, size_bytes: int) -> Write | None:
+        if not head.rstrip().upper().endswith(b"BODY[]"):
+            return None
+        if size_bytes > self._most_bytes:
+            raise self._refuse(head, f"a message of {size_bytes} bytes: that is more than {self._most_bytes:.0f}")
+        incoming = self._box.incoming()
+        self._open.append(incoming)
+        return incoming.write
+
+    def _refuse(self, head: bytes, why: str) -> Lost:
+        """Its bytes would have to be read past: that connection is given up; the message is known where it was named."""
+        _, found, rest = head.upper().rpartition(b"(UID ")
+        uid = rest.split(b" ")[0] if found else b""
+        if uid.isdigit() and int(uid) in self._wanted:
+            self._too_big = True
+            self.poison.append((int(uid), why))
+            self.left = sets.minus(self.left, [(int(uid), int(uid))])
+        return Lost(why)
+
+    def _take(self, facts: Facts) -> None:
+        incoming = self._open.pop() if self._open else None
+        body = facts.body
+        if incoming is not None and not isinstance(body, Literal):
+            incoming.drop()  # of another item of the same name, or of a response that makes no sense
+            incoming = None
+        if body is None or facts.uid not in self._wanted or facts.uid in self._taken:
+            if incoming is not None:
+                incoming.drop()
+            return
+        if incoming is None:
+            incoming = self._box.incoming()
+            if isinstance(body, bytes):
+                incoming.write(body)
+        date = unix(facts.date)
+        digest = incoming.finish(date)
+        self._taken.add(facts.uid)
+        row = Row(facts.uid, incoming.size_bytes, date, flag_text(facts.flags), digest, facts.identity)
+        self._batch.append((incoming, row))
+        self._batch_bytes += incoming.size_bytes
+        if len(self._batch) >= BATCH or self._batch_bytes >= BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Hands the batch to the thread that puts it on disk, when that is done with the one before."""
+        self._join()
+        if not self._batch:
+            return
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if self._open or self.left:
+            self._thread = threading.Thread(target=self._commit_aside, args=(batch,), daemon=True)
+            self._thread.start()
+        else:
+            self._commit(batch)
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _commit_aside(self, batch: list[tuple[Incoming, Row]]) -> None:
+        try:
+            self._commit(batch)
+        except BaseException as error:
+            self._error = error
+
+    def _commit(self, batch: list[tuple[Incoming, Row]]) -> None:
+        """On disk, then in the database. What fails before its rename leaves nothing."""
+        epoch = self._folder.epoch
+        twins = self._books.same_content(self._account, [row for _, row in batch])
+        try:
+            files = []
+            for (incoming, row), twin in zip(batch, twins, strict=True):
+                name = name_of(epoch, (row.uid, row.size_bytes, row.date, row.flags))
+                if twin is not None and self._box.link(os.path.join(self._box.account, twin), name):
+                    incoming.drop()
+                else:
+                    files.append((incoming.path, name))
+            self._box.publish(files)
+        except OSError:
+            for incoming, _ in batch:
+                incoming.drop()
+            raise
+        self._books.add(self._folder, [row for _, row in batch])
+        self.fetched += len(batch)
+        self.bytes += sum(row.size_bytes for _, row in batch)
+
+    def _drop_open(self) -> None:
+        for incoming in self._open:
+            incoming.drop()
+        self._open.clear()
+
+    def _drop_batch(self) -> None:
+        for incoming, _ in self._batch:
+            incoming.drop()
+        self._batch.clear()

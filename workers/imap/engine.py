@@ -1,0 +1,283 @@
+"""The main thread: waits for news, for the clock and for its threads, and hands out what is to be done. It never blocks.
+
+A connection at rest tells of news; whoever has work for its account takes it out, works with it, and puts it back. So a
+message is fetched on the connection that told of it, and an account at rest has one.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+from workers.imap import schedule
+from workers.imap.account import has_moved
+from workers.imap.crew import Crew
+from workers.imap.hosts import Host
+from workers.imap.hub import Hub
+from workers.imap.jobs import FOLDER, LOOK, WATCH, Env, Job
+from workers.imap.keys import stamp
+from workers.imap.member import Member
+from workers.imap.names import matches
+from workers.imap.results import Results
+from workers.imap.trouble import AUTH, NETWORK, Trouble
+from workers.mail.words import seconds
+
+if TYPE_CHECKING:
+    from workers.imap.books import Folder
+    from workers.imap.log import Log
+    from workers.imap.session import Session
+    from workers.mail.imap_config import Account, Imap
+
+JUMP_S = 20.0
+STAGGER_S = 10.0
+ACCOUNTS_A_SECOND = 20.0  # that come back together
+ALONE_S = 1.0  # a job that lasts longer may be joined by one on a second connection
+END_S = 5.0
+
+
+class Engine:
+    """Keeps accounts in step. Raises what ends the process: StoreError."""
+
+    def __init__(self, imap: Imap, env: Env, log: Log) -> None:
+        self.imap = imap
+        self.env = env
+        self.log = log
+        self.members: dict[str, Member] = {}
+        self.hub = Hub(self._take_news, self._lost_at_rest)
+        self.crew = Crew(imap.threads, env, self.hub.wake_fd)
+        self._results = Results(self)
+        self._hosts: dict[tuple[str, int], Host] = {}
+        self._sleep_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+
+    def add(self, account: Account) -> Member:
+        """Takes an account on. Raises StoreError."""
+        member = Member(account, self.imap, self.env.books, self.log.trace)
+        self.members[account.name] = member
+        return member
+
+    def drop(self, name: str) -> None:
+        """Lets an account go; a job in hand comes to its end."""
+        member = self.members.pop(name)
+        for session in [*member.sessions, *member.fresh]:
+            self.close_session(member, session, politely=True)
+
+    def step(self, most_s: float) -> None:
+        """Hands out what is due, waits for something to happen, at most so long, and takes what has come."""
+        self._dispatch()
+        self.hub.wait(min(most_s, self._pause()))
+        for job in self.crew.collect():
+            self._done(job)
+
+    def tick(self) -> None:
+        """What the clock asks for, about once a second."""
+        sleep_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        jumped_s, self._sleep_s = sleep_s - self._sleep_s, sleep_s
+        if jumped_s > JUMP_S:
+            self._reconnect_all(jumped_s)
+        for member in self.members.values():
+            if member.kind == AUTH and stamp(member.account) != member.secret_stamp:
+                self.log.say(f"account {member.account.name}: its password has changed", member.id)
+                member.well()
+                member.look_at = 0.0
+            self.hub.tick(member)
+
+    def close(self) -> None:
+        """Ends threads and connections."""
+        self.crew.end(END_S)
+        for job in self.crew.collect():
+            if job.session is not None:
+                job.session.close(politely=True)
+        for name in list(self.members):
+            self.drop(name)
+        self.hub.close()
+
+    def close_session(self, member: Member, session: Session, *, politely: bool) -> None:
+        """Ends a connection, wherever it is, and counts it out."""
+        if session in member.sessions:
+            self.hub.take(member, session)
+        elif session in member.fresh:
+            member.fresh.remove(session)
+        session.at_rest = False
+        session.close(politely=politely)
+        member.connections -= 1
+        self._host(member).closed()
+
+    # what is due
+
+    def _pause(self) -> float:
+        """Until something is due that nothing else tells of."""
+        now = time.monotonic()
+        until = now + 3600.0
+        for member in self.members.values():
+            if member.until > now:
+                until = min(until, member.until)
+            elif not member.looking and not member.tasks and member.look_at > now:
+                until = min(until, member.look_at)
+            elif member.running or not member.connections:
+                joins = max((job.started + ALONE_S for job in member.running.values()), default=0.0)
+                until = min([until, *(at for at in (joins, self._host(member).next_at()) if at > now)])
+        return max(0.0, until - now)
+
+    def _dispatch(self) -> None:
+        """Gives the threads what is most urgent; what has no work then is put to rest."""
+        now = time.monotonic()
+        wishes = [(*task, member) for member in self.members.values() if (task := member.next_task(now)) is not None]
+        wishes.sort(key=lambda wish: wish[:2])
+        for priority, _, folder, member in wishes:
+            if self.crew.has_room(urgent=priority == schedule.SEND):
+                self._start(member, folder, now)
+        for member in list(self.members.values()):
+            while member.fresh:
+                session = member.fresh.pop()
+                self._rest(member, session)
+
+    def _start(self, member: Member, folder: int, now: float) -> None:
+        """The most urgent work of a member, and more of it while there are threads and connections."""
+        following: tuple[int, float, int] | None = (0, 0.0, folder)
+        while following is not None and self.crew.has_room():
+            number = following[2]
+            task = member.tasks.get(number)
+            job = Job(LOOK, member) if task is None else Job(FOLDER, member, member.folders[number], task)
+            if not self._equip(job, now):
+                return
+            if task is None:
+                member.looking = True
+            else:
+                del member.tasks[number]
+                member.running[number] = job
+            self.crew.start(job)
+            following = member.next_task(now)
+
+    def _equip(self, job: Job, now: float) -> bool:
+        """Gives a job a connection that has nothing to do, or leave to open one; False when it has to wait."""
+        member = job.member
+        free = [*member.fresh, *member.sessions]
+        if free:
+            name = job.folder.name if job.folder is not None else None
+            session = next((each for each in free if each.selected == name), free[0])
+            if session in member.fresh:
+                member.fresh.remove(session)
+            else:
+                self.hub.take(member, session)
+            session.is_watched = False
+            job.session = session
+            return True
+        host = self._host(member)
+        if any(now - each.started < ALONE_S for each in member.running.values()):
+            return False  # small folders are done sooner than a login
+        if member.connections >= member.most_connections or not host.may_open(now, self.imap.per_host):
+            return False
+        host.opens()
+        member.connections += 1
+        job.opens = True
+        return True
+
+    # what came of it
+
+    def _done(self, job: Job) -> None:
+        """A thread has come back with a job."""
+        member = job.member
+        if job.folder is not None and member.running.get(job.folder.id) is job:
+            del member.running[job.folder.id]
+        else:
+            member.looking = False
+        self._count(job)
+        session = job.session
+        if session is not None:
+            member.fresh.append(session)
+        if self.members.get(member.account.name) is member:
+            self._results.take(job)
+        elif session is not None:
+            self.close_session(member, session, politely=True)
+
+    def _count(self, job: Job) -> None:
+        """Keeps the numbers of connections; a host that answers again is told to all its accounts."""
+        host = self._host(job.member)
+        if job.opens and job.connected:
+            if host.opened():
+                for each in self.members.values():
+                    if each.kind == NETWORK and self._host(each) is host:
+                        each.until = 0.0
+        elif job.opens:
+            shared = isinstance(job.error, Trouble) and job.error.kind == NETWORK
+            host.failed(time.monotonic(), random.random(), unreachable=shared)
+        if job.session is None:
+            host.closed()
+            job.member.connections -= 1
+
+    # connections at rest
+
+    def _rest(self, member: Member, session: Session) -> None:
+        """Puts a connection where news are heard; one that is not needed for that is closed."""
+        busy = bool(member.tasks or member.running or member.looking)
+        if not self.env.push or any(each.watching for each in member.sessions):
+            if busy:
+                self.hub.rest(member, session)
+            else:
+                self.close_session(member, session, politely=True)
+            return
+        first = self._watched(member)
+        selected = first is not None and session.selected == first.name
+        if session.watching == "notify" or (session.watching == "idle" and selected) or (busy and not session.is_watched):
+            self._keep(member, session)
+        elif session.is_watched:
+            member.mode = "poll"
+            self.close_session(member, session, politely=True)
+        else:
+            job = Job(WATCH, member)
+            job.watched, job.session, session.is_watched = first, session, True
+            member.looking = True
+            self.crew.start(job)
+
+    def _keep(self, member: Member, session: Session) -> None:
+        """One connection of an account rests; others that have nothing to do are closed."""
+        if session.watching:
+            member.mode = session.watching
+            for other in [each for each in member.sessions if not each.watching]:
+                self.close_session(member, other, politely=True)
+        self.hub.rest(member, session)
+
+    def _watched(self, member: Member) -> Folder | None:
+        """The folder that IDLE watches: INBOX, else the first of the high ones."""
+        high = [each for each in member.folders.values() if matches(member.account.high, each.name, each.delimiter)]
+        return min(high, key=lambda each: (each.name != b"INBOX", each.id), default=None)
+
+    def _take_news(self, member: Member, session: Session) -> None:
+        """What the server told of on a connection at rest becomes work."""
+        by_name = {folder.name: folder for folder in member.folders.values()}
+        if session.folders_changed:
+            member.look_at = 0.0
+        if session.news and session.selected in by_name:
+            member.want(by_name[session.selected].id, schedule.PUSHED)
+        for name, state in session.heard_of.items():
+            folder = by_name.get(name)
+            if folder is None:
+                member.look_at = 0.0
+            elif has_moved(folder, state, session):
+                member.want(folder.id, schedule.PUSHED)
+        session.heard_of.clear()
+        session.news = session.folders_changed = False
+
+    def _lost_at_rest(self, member: Member, session: Session, why: str) -> None:
+        """A connection at rest has ended: a new one is made soon, though not those of all accounts in one moment."""
+        if member.debug is not None:
+            member.debug(f"connection at rest: {why}")
+        self.close_session(member, session, politely=False)
+        spread_s = min(STAGGER_S, len(self.members) / ACCOUNTS_A_SECOND)
+        member.look_at = min(member.look_at, time.monotonic() + random.uniform(0.0, spread_s))
+
+    def _reconnect_all(self, jumped_s: float) -> None:
+        """The machine has slept: the servers have not, and no connection is what it seems."""
+        self.log.say(f"the clock has jumped by {seconds(jumped_s)}: all connections are made anew")
+        for member in self.members.values():
+            for session in list(member.sessions):
+                self._lost_at_rest(member, session, "the clock has jumped")
+            for job in member.running.values():
+                if job.session is not None:
+                    job.session.connection.stream.shut()
+            if member.kind == NETWORK:
+                member.until = 0.0
+
+    def _host(self, member: Member) -> Host:
+        return self._hosts.setdefault((member.account.host, member.account.port), Host())

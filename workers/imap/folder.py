@@ -1,0 +1,286 @@
+"""Brings one folder in step: asks what the plan asks for, and performs the steps that come out of the comparison.
+
+Watermarks move at the end and together, and only over what is here, gone, or known as poison: a pass that is cut off
+anywhere leaves rows and files that the next one takes up.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from workers.imap import heal, plan, sets
+from workers.imap.archive import name_of
+from workers.imap.books import Row
+from workers.imap.download import Download
+from workers.imap.letters import flag_text, flags_of, parse
+from workers.imap.trouble import SERVER, Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from workers.imap.archive import Box
+    from workers.imap.books import Books, Folder
+    from workers.imap.download import Caution
+    from workers.imap.session import Facts, Session, State
+    from workers.imap.sets import Ranges
+
+WINDOW = 5000
+
+
+class Outcome:
+    """What a pass of a folder did, for the log and for `sync`."""
+
+    __slots__ = ("bytes", "contradiction", "expunged", "fetched", "flagged", "healed", "more", "poison", "started")
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.fetched = 0
+        self.bytes = 0
+        self.flagged = 0
+        self.expunged = 0
+        self.healed = 0
+        self.poison: list[tuple[int, str]] = []
+        self.more = False  # stopped for others; the rest waits
+        self.contradiction = ""  # an extension by which the server told something wrong
+
+
+class FolderPass:
+    """One pass of one folder over one session. Raises Trouble, Declined, StoreError, OSError."""
+
+    def __init__(self, session: Session, box: Box, books: Books, folder: Folder, account: int, caution: Caution) -> None:
+        self._session = session
+        self._box = box
+        self._books = books
+        self._folder = folder
+        self._account = account
+        self._caution = caution
+        self.outcome = Outcome()
+
+    def run(self, *, full: bool, enough: Callable[[], bool], most_bytes: float) -> Outcome:
+        """Brings the folder in step; `full`: everything is compared, also the files."""
+        folder, session = self._folder, self._session
+        try:
+            self._look_at_files(full=full)
+            tier = tier_of(session)
+            state, changed, gone = session.examine(folder.name, plan.asks_since(folder.seen(), tier, full=full))
+            if not state.epoch:
+                raise Trouble(SERVER, f"{folder.path}: the server gives no UIDVALIDITY, so its UIDs mean nothing")
+            steps = plan.make(folder.seen(), state.key(), tier, full=full)
+            if steps.new_epoch:
+                self._begin_epoch(state.epoch, full=full)
+                changed, gone = [], []
+            self._expunge(gone)
+            self._apply_flags(changed if steps.flags == "told" else self._ask_flags(steps.flags))
+            told = sets.of(sorted(each.uid for each in changed)) if steps.flags == "told" else None
+            if self._fetch(steps.listing, state, enough, most_bytes, told) and self._is_proved(
+                steps, state, enough, most_bytes, tier
+            ):
+                self._settle(state, steps, full=full)
+        except BaseException:
+            folder.clean = False
+            raise
+        return self.outcome
+
+    def _look_at_files(self, *, full: bool) -> None:
+        """Compares names and rows, where something else than us may have been at the files."""
+        folder, box = self._folder, self._box
+        if not folder.clean:
+            box.make()
+            box.clear_tmp()
+        if not folder.clean or full or box.mtime_ns() != folder.mtime_ns:
+            same = box.mtime_ns() == folder.mtime_ns and folder.synced_at > 0 and not full
+            if not same and reconcile(box, self._books, folder):
+                folder.modseq = 0
+                folder.clean = False
+                return
+        folder.clean = True
+
+    def _begin_epoch(self, epoch: int, *, full: bool) -> None:
+        folder = self._folder
+        if folder.epoch and folder.epochs >= plan.MOST_EPOCHS and not full:
+            text = f"{folder.path}: its UIDVALIDITY has changed {folder.epochs} times in a row; what is here stays as it is"
+            raise Trouble(SERVER, text)
+        self._books.begin_epoch(folder, epoch)
+
+    def _ask_flags(self, source: str) -> Iterable[Facts]:
+        """Flags from where the plan says, in parts."""
+        folder, session = self._folder, self._session
+        if source == "since":
+            yield from session.changed_since(folder.modseq, folder.uidnext)
+        elif source in ("window", "all"):
+            ours = self._books.uids(folder)
+            if source == "window":
+                ours = ours and sets.of(list(sets.numbers(ours))[-plan.FLAG_WINDOW :])
+            while ours:
+                part, ours = sets.take(ours, WINDOW)
+                yield from session.facts(b"UID FETCH " + sets.text(part) + b" (UID FLAGS)")
+
+    def _apply_flags(self, changed: Iterable[Facts]) -> None:
+        """Renames files whose letters change, and writes all flags down; messages that are not here are not meant."""
+        batch: dict[int, str] = {}
+        for facts in changed:
+            if facts.flags is not None:
+                batch[facts.uid] = flag_text(facts.flags)
+            if len(batch) >= WINDOW:
+                self._write_flags(batch)
+                batch = {}
+        if batch:
+            self._write_flags(batch)
+
+    def _write_flags(self, wanted: dict[int, str]) -> None:
+        folder = self._folder
+        changes = []
+        for low, high in _spans(sorted(wanted)):
+            for row in self._books.rows(folder, low, high):
+                flags = wanted.get(row.uid, row.flags)
+                if flags == row.flags:
+                    continue
+                old = name_of(folder.epoch, (row.uid, row.size_bytes, row.date, row.flags))
+                new = name_of(folder.epoch, (row.uid, row.size_bytes, row.date, flags))
+                if old != new:
+                    self._box.rename(old, new)
+                changes.append((row.uid, flags))
+        if changes:
+            self._books.set_flags(folder, changes)
+            self.outcome.flagged += len(changes)
+
+    def _expunge(self, gone: Ranges) -> None:
+        """What the server has no more goes to `.removed`: first the files, then the rows."""
+        folder = self._folder
+        for low, high in gone:
+            rows = self._books.rows(folder, low, high)
+            for start in range(0, len(rows), WINDOW):
+                part = rows[start : start + WINDOW]
+                self._box.remove(name_of(folder.epoch, (row.uid, row.size_bytes, row.date, row.flags)) for row in part)
+                self._books.drop(folder, [(folder.epoch, row.uid) for row in part])
+                self.outcome.expunged += len(part)
+
+    def _fetch(
+        self, listing: str, state: State, enough: Callable[[], bool], most_bytes: float, told: Ranges | None = None
+    ) -> bool:
+        """Compares UIDs, and fetches what is missing; False when it stopped for others. `told`: all that have changed."""
+        folder = self._folder
+        low = folder.uidnext if listing == "new" else 1
+        if listing == "none":
+            return True
+        if listing == "new" and told is not None:
+            server = told  # a new message has a new MODSEQ, so it is among them
+        else:
+            server = self._session.uids(state.messages, b"%d:*" % low if low > 1 else b"")
+        server = sets.minus(server, [(1, low - 1)] if low > 1 else [])
+        if sets.count(server) > 2 * state.messages + 1000:
+            raise Trouble(SERVER, f"{folder.path}: it counts {state.messages} messages and names {sets.count(server)}")
+        waiting, _ = self._books.poison(folder, time.time())
+        missing, gone = plan.compare(server, self._books.uids(folder, low), waiting)
+        self._expunge(gone)
+        if missing:
+            missing, self.outcome.healed = heal.from_here(self._session, self._box, self._books, folder, self._account, missing)
+        return not missing or self._download(missing, enough, most_bytes)
+
+    def _download(self, missing: Ranges, enough: Callable[[], bool], most_bytes: float) -> bool:
+        download = Download(self._session, self._box, self._books, self._folder, self._account, self._caution, most_bytes)
+        try:
+            whole = download.run(missing, enough)
+        finally:
+            self.outcome.fetched += download.fetched
+            self.outcome.bytes += download.bytes
+            self.outcome.poison += download.poison
+            self._note_poison(download.poison)
+        if download.missing:
+            still = self._session.uids(0, sets.text(sets.of(sorted(download.missing))[:50])) if self._session.selected else []
+            lacking = sets.both(still, sets.of(sorted(download.missing)))
+            why = "the server lists it and gives no content"
+            self._note_poison([(uid, why) for uid in sets.numbers(lacking)])
+            self.outcome.poison += [(uid, why) for uid in sets.numbers(lacking)]
+        self.outcome.more = not whole
+        return whole
+
+    def _note_poison(self, found: list[tuple[int, str]]) -> None:
+        folder, now = self._folder, time.time()
+        for uid, why in found:
+            tries = self._caution.blamed.pop(uid, 1)
+            values = (folder.id, folder.epoch, uid, why, now, now + plan.next_poison_s(tries - 1))
+            self._books.run("add_poison", values)
+
+    def _is_proved(self, steps: plan.Plan, state: State, enough: Callable[[], bool], most_bytes: float, tier: str) -> bool:
+        """Whether both sides have as many messages; where not, all UIDs are compared. False when that stopped for others."""
+        folder, session = self._folder, self._session
+        _, poison = self._books.poison(folder, time.time())
+        if steps.listing == "all" or plan.is_complete(state.messages, folder.held, poison, session.news):
+            return True
+        steps.listing = "all"
+        if not self._fetch("all", state, enough, most_bytes):
+            return False
+        _, poison = self._books.poison(folder, time.time())
+        if tier == plan.QRESYNC and not session.news and plan.is_complete(state.messages, folder.held, poison, False):
+            self.outcome.contradiction = "QRESYNC"
+        return True
+
+    def _settle(self, state: State, steps: plan.Plan, *, full: bool) -> None:
+        folder, now = self._folder, time.time()
+        folder.epochs = folder.epochs if steps.new_epoch else 0
+        old = heal.drop_old(self._box, self._books, folder)
+        self.outcome.expunged += old
+        folder.uidnext = max(state.uidnext, self._highest() + 1)
+        folder.modseq, folder.messages, folder.synced_at = state.modseq, state.messages, now
+        folder.full_at = now if full or steps.new_epoch else folder.full_at
+        folder.mtime_ns = self._box.mtime_ns()
+        self._books.settle(folder, exactly=steps.listing == "all" or bool(old))
+        folder.clean = True
+
+    def _highest(self) -> int:
+        rows = self._books.run("highest", (self._folder.id, self._folder.epoch))
+        return int(rows[0][0] or 0)
+
+
+def tier_of(session: Session) -> str:
+    """What the server can tell by itself."""
+    if session.can("QRESYNC"):
+        return plan.QRESYNC
+    return plan.CONDSTORE if session.can("CONDSTORE") else plan.PLAIN
+
+
+def reconcile(box: Box, books: Books, folder: Folder) -> bool:
+    """Files without rows get rows, rows without files go, letters are set right. Whether messages were missing or found."""
+    names = box.names()
+    without: list[tuple[int, Row]] = []
+    for epoch, row in books.each(folder):
+        expected = name_of(epoch, _shape(row))
+        if expected in names:
+            names.discard(expected)
+        else:
+            without.append((epoch, row))
+    others = {(each.epoch, each.uid): (name, each) for name in names if (each := parse(name)) is not None}
+    lost = []
+    for epoch, row in without:
+        found = others.pop((epoch, row.uid), None)
+        if found is None:
+            lost.append((epoch, row.uid))
+        else:  # another program has changed its letters
+            box.rename(found[0], name_of(epoch, _shape(row)))
+    adopted = []
+    for (epoch, uid), (name, each) in others.items():
+        row = Row(uid, each.size_bytes, each.date, flags_of(each.letters), None)
+        box.rename(name, name_of(epoch, _shape(row)))
+        adopted.append((epoch, row))
+    if lost:
+        books.drop(folder, lost)
+    if adopted:
+        books.adopt(folder, adopted)
+    return bool(lost or adopted)
+
+
+def _shape(row: Row) -> tuple[int, int, int, str]:
+    return row.uid, row.size_bytes, row.date, row.flags
+
+
+def _spans(uids: list[int]) -> list[tuple[int, int]]:
+    """Ranges to read rows by: near ones together, so that a few of many are not read one by one nor all."""
+    found: list[tuple[int, int]] = []
+    for uid in uids:
+        if found and uid - found[-1][1] <= 100:
+            found[-1] = (found[-1][0], uid)
+        else:
+            found.append((uid, uid))
+    return found

@@ -1,0 +1,151 @@
+"""What the worker's threads do: one job at a time on a connection that they are handed, blocking, and never for ever."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from workers.imap.account import Found, look
+from workers.imap.folder import FolderPass, Outcome
+from workers.imap.greet import open_connection
+from workers.imap.session import Session
+from workers.imap.stream import READ_BYTES
+from workers.imap.trouble import DISK, SERVER, Declined, Lost, Trouble
+from workers.store.database import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workers.imap.archive import Root
+    from workers.imap.books import Books, Folder
+    from workers.imap.keys import Keys
+    from workers.imap.limits import Limits
+    from workers.imap.member import Member, Task
+
+LOOK, FOLDER, WATCH, SEND = "look", "folder", "watch", "send"
+SLICE_S = 60.0  # then a pass of a folder lets others have the thread and the connection
+SLOW_ROUND_S = 0.02  # a way on which packing pays
+
+
+class Env:
+    """What all jobs share."""
+
+    def __init__(self, root: Root, books: Books, keys: Keys, limits: Limits, *, push: bool) -> None:
+        self.root = root
+        self.books = books
+        self.keys = keys
+        self.limits = limits
+        self.push = push  # whether connections are to tell of news later on
+
+
+class Job:
+    """One piece of work for an account, and what became of it."""
+
+    def __init__(self, kind: str, member: Member, folder: Folder | None = None, task: Task | None = None) -> None:
+        self.kind = kind
+        self.member = member
+        self.folder = folder
+        self.full = task is not None and task.full
+        self.asked = member.asked  # the pass that it is part of
+        self.watched: Folder | None = None  # the folder that IDLE is to watch
+        self.session: Session | None = None
+        self.opens = False  # it opens a connection
+        self.connected = False  # that is logged in
+        self.found: Found | None = None
+        self.outcome: Outcome | None = None
+        self.error: Trouble | StoreError | None = None
+        self.bug: BaseException | None = None
+        self.started = time.monotonic()
+
+    def where(self) -> str:
+        """Account, folder and command, for those who ask what hangs."""
+        doing = self.session.connection.doing if self.session is not None else "connect"
+        return " ".join(each for each in (self.member.account.name, self.folder.path if self.folder else "", doing) if each)
+
+
+def perform(job: Job, env: Env, buffer: bytearray) -> None:
+    """Does the job. Whatever happens is told in it; a connection that can't be used any more is closed and gone from it."""
+    job.started = time.monotonic()
+    try:
+        if job.session is None:
+            job.session = _open(job, env, buffer)
+        job.session.connection.lend(buffer)
+        job.session.end_rest()
+        KINDS[job.kind](job, env)
+    except Declined as declined:
+        job.error = Trouble(SERVER, str(declined))
+    except (Trouble, StoreError) as error:
+        job.error = error
+    except OSError as error:
+        job.error = Trouble(DISK, f"{error.filename or env.root.path}: {error.strerror or error}")
+        _close(job)
+    except BaseException as error:
+        job.bug = error
+        _close(job)
+    if isinstance(job.error, Lost) or (isinstance(job.error, Trouble) and job.error.kind not in (SERVER, DISK)):
+        _close(job)
+    if job.session is not None:
+        job.session.connection.lend(None)
+
+
+def _close(job: Job) -> None:
+    if job.session is not None:
+        job.session.close(politely=False)
+        job.session = None
+
+
+def _open(job: Job, env: Env, buffer: bytearray) -> Session:
+    member = job.member
+    session = Session(member.demoted)
+    job.session = None
+    connection = open_connection(
+        member.account, env.limits, session.hear, buffer, lambda: env.keys.fetch(member.account), member.debug
+    )
+    session.connection = connection
+    job.session, job.connected = session, True
+    started = time.monotonic()
+    session.prepare()
+    if time.monotonic() - started > SLOW_ROUND_S:
+        session.compress()
+    return session
+
+
+def _look(job: Job, env: Env) -> None:
+    session = _session(job)
+    if env.root.is_full():
+        raise Trouble(DISK, f"{env.root.path}: the disk is full; goes on when there is space")
+    if env.push:
+        session.notify()
+    session.heard_of.clear()
+    session.folders_changed = False
+    member = job.member
+    job.found = look(session, env.root, env.books, member.account, member.key, int(env.limits.folders))
+
+
+def _folder(job: Job, env: Env) -> None:
+    session, folder, member = _session(job), job.folder, job.member
+    assert folder is not None  # noqa: S101 - of its kind
+    if env.root.is_full():
+        raise Trouble(DISK, f"{env.root.path}: the disk is full; goes on when there is space")
+    box = env.root.box(member.account.name, folder.path)
+    until = time.monotonic() + SLICE_S
+    the_pass = FolderPass(session, box, env.books, folder, member.key, member.caution(folder))
+    job.outcome = the_pass.outcome
+    the_pass.run(full=job.full, enough=lambda: time.monotonic() > until, most_bytes=env.limits.message_bytes)
+
+
+def _watch(job: Job, _: Env) -> None:
+    """Makes the connection ready to tell of news: with IDLE, the folder that matters most has to be open."""
+    session, folder = _session(job), job.watched
+    if session.watch() == "idle" and folder is not None and session.selected != folder.name:
+        state = session.examine(folder.name, None)[0]
+        session.news = not folder.seen().is_same(state.key(), "condstore" if state.modseq else "plain") and bool(state.messages)
+
+
+def _session(job: Job) -> Session:
+    assert job.session is not None  # noqa: S101 - perform opened it
+    return job.session
+
+
+KINDS: dict[str, Callable[[Job, Env], None]] = {LOOK: _look, FOLDER: _folder, WATCH: _watch}
+BUFFER_BYTES = READ_BYTES

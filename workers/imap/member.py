@@ -1,0 +1,154 @@
+"""An account in the worker's eyes: its connections, what is to be done for it, and why it rests."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from workers.imap import schedule
+from workers.imap.download import Caution
+from workers.imap.keys import stamp
+from workers.imap.trouble import AUTH, DISK, SECRET, TLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workers.imap.books import Books, Folder
+    from workers.imap.jobs import Job
+    from workers.imap.session import Session
+    from workers.imap.trouble import Trouble
+    from workers.mail.imap_config import Account, Imap
+
+
+DISK_S = 60.0  # between two looks for space
+
+
+class Task:
+    """A folder that is to be brought in step: how urgent, since when, and whether everything is compared."""
+
+    __slots__ = ("full", "priority", "since")
+
+    def __init__(self, priority: int, *, full: bool) -> None:
+        self.priority = priority
+        self.full = full
+        self.since = time.monotonic()
+
+
+class Member:
+    """All of it is touched by the main thread alone, but for `caution` and `debug`, which jobs use."""
+
+    def __init__(self, account: Account, imap: Imap, books: Books, debug: Callable[[str, int], None]) -> None:
+        self.account = account
+        self.imap = imap
+        row = books.account(account.name)
+        self.key: int = row[0]
+        self.demoted = frozenset(row[1].split())
+        self.present_until: float = row[2]
+        self.debug_until: float = row[3]
+        self.asked: int = row[4]
+        self.answered: int = row[5] if row[5] < row[4] else row[4]
+        self.looked = self.asked  # the pass of the last look
+        self.looked_at = 0.0  # Unix seconds
+        self.id = account.id if account.id is not None else self.key
+        self.folders: dict[int, Folder] = {f.id: f for f in books.folders(self.key)}
+        self.tasks: dict[int, Task] = {}
+        self.look_at = 0.0  # monotonic: when the folders are looked at next
+        self.looking = False
+        self.full_look = False  # of everything, since somebody asked
+        self.running: dict[int, Job] = {}  # folders in threads
+        self.fresh: list[Session] = []  # back from a job, and not yet at rest
+        self.sessions: list[Session] = []  # at rest
+        self.connections = 0
+        self.until = 0.0  # monotonic: rests until then
+        self.failures = 0
+        self.kind = ""
+        self.problem = ""
+        self.secret_stamp = stamp(account)
+        self.synced_at = 0.0
+        self.mode = "none"
+        self.told: tuple[object, ...] = ()
+        self.losses = 0  # connections lost in a row in passes of folders
+        self.token_refused = False
+        self.folder_problems: dict[int, str] = {}
+        self._cautions: dict[int, Caution] = {}
+        self._say = debug
+        self._level = account.log_level or imap.log_level
+        self.debug: Callable[[str], None] | None = None
+        self.set_debug()
+
+    @property
+    def is_present(self) -> bool:
+        """Whether its user is here."""
+        return self.present_until > time.time()
+
+    @property
+    def most_connections(self) -> int:
+        """How many connections it may have."""
+        return self.account.per_user or self.imap.per_user
+
+    @property
+    def is_in_step(self) -> bool:
+        """Whether nothing is to be done now."""
+        return not self.tasks and not self.running and not self.looking and self.look_at > time.monotonic()
+
+    def set_debug(self) -> None:
+        """Takes the level of the log that is in force for it."""
+        on = self._level == "debug" or self.debug_until > time.time()
+        self.debug = self._debug_line if on else None
+        for session in (*self.sessions, *self.fresh):
+            session.connection.debug = self.debug
+        for job in self.running.values():
+            if job.session is not None:
+                job.session.connection.debug = self.debug
+
+    def _debug_line(self, text: str) -> None:
+        self._say(text, self.id)
+
+    def caution(self, folder: Folder) -> Caution:
+        """What is known of a folder's failed fetches."""
+        return self._cautions.setdefault(folder.id, Caution())
+
+    def ask(self) -> None:
+        """A pass is wanted now."""
+        self.asked += 1
+        self.look_at = 0.0
+
+    def want(self, folder: int, priority: int, *, full: bool = False) -> None:
+        """A folder is to be brought in step; the more urgent of two wishes counts."""
+        task = self.tasks.get(folder)
+        if task is None:
+            self.tasks[folder] = Task(priority, full=full)
+            return
+        task.priority = min(task.priority, priority)
+        task.full |= full
+
+    def next_task(self, now: float) -> tuple[int, float, int] | None:
+        """The most urgent thing to do: priority, since when, and a folder or 0 for a look; None when there is nothing to do."""
+        if self.until > now or self.looking:
+            return None
+        free = [(task.priority, task.since, folder) for folder, task in self.tasks.items() if folder not in self.running]
+        first = min(free) if free else None
+        if self.look_at > now or (first is not None and first[0] <= schedule.PUSHED):
+            return first
+        return None if self.running else (schedule.HIGH, self.look_at, 0)  # a look may rename folders, so it is alone
+
+    def rests(self, trouble: Trouble, now: float, jitter: float) -> float:
+        """Takes a trouble down; how long it rests."""
+        self.failures += 1
+        self.kind, self.problem = trouble.kind, str(trouble)
+        if trouble.kind in (AUTH, TLS, SECRET):
+            pause = self.imap.auth_pause_s
+        else:
+            pause = max(schedule.backoff_s(self.failures, jitter), trouble.retry_s or 0.0)
+            if trouble.kind == DISK:
+                pause = min(pause, DISK_S)
+        self.secret_stamp = stamp(self.account)
+        self.until = now + pause
+        return pause
+
+    def well(self) -> None:
+        """It was reached."""
+        self.failures = self.losses = 0
+        self.token_refused = False
+        self.kind = self.problem = ""
+        self.until = 0.0

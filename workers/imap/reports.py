@@ -1,0 +1,124 @@
+"""What the worker tells: of each account in the state database, of itself to its supervisor; and what is asked of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from workers.mail.words import plain, seconds
+
+if TYPE_CHECKING:
+    from workers.imap.engine import Engine
+    from workers.imap.member import Member
+    from workers.mail.notify import Notifier
+
+STUCK_S = 420.0  # all waits for a server have limits below it
+CUT_OFF_S = 60.0  # behind which even a connection that was cut off hangs: then a supervisor has to end it
+
+
+class Reports:
+    """Of an engine's members."""
+
+    def __init__(self, engine: Engine, notifier: Notifier | None) -> None:
+        self._engine = engine
+        self._notifier = notifier
+        self._beat_at = 0.0
+        self._cut: set[int] = set()
+
+    def greet(self, member: Member) -> list[str]:
+        """What there is to say of an account that is taken on."""
+        account = member.account
+        lines = []
+        if account.tls == "none":
+            lines.append(f"account {account.name}: no TLS to {account.host}; it logs in on this host only")
+        return lines
+
+    def wishes(self, member: Member, present_until: float, debug_until: float, asked: int) -> None:
+        """What commands want: its user is here, its log shall tell more, a pass shall be made."""
+        if present_until > member.present_until and not member.is_present:
+            member.look_at = 0.0
+        member.present_until = present_until
+        if debug_until != member.debug_until:
+            member.debug_until = debug_until
+            member.set_debug()
+        if asked > member.asked:
+            member.asked = asked
+            member.look_at = 0.0
+            member.until = 0.0
+
+    def answer(self) -> None:
+        """Tells a command that waits for a pass that it is done, or can't be."""
+        for member in self._engine.members.values():
+            if member.asked > member.answered:
+                resting = member.until > time.monotonic()
+                if resting or (member.looked == member.asked and member.is_in_step):
+                    self._write(member)
+                    member.answered = member.asked
+                    self._engine.env.books.run("answered", (member.answered, member.key))
+
+    def tick(self) -> None:
+        """Writes down what has changed, looks for what hangs, and tells the supervisor."""
+        for member in self._engine.members.values():
+            if member.debug_until and member.debug_until < time.time() and member.debug is not None:
+                member.set_debug()
+            self._write(member)
+        hopeless = self._look_for_stuck()
+        notifier = self._notifier
+        if notifier is None or not notifier.wanted:
+            return
+        now = time.monotonic()
+        if notifier.watchdog_s and not hopeless and now - self._beat_at >= min(notifier.watchdog_s, 60.0) * 0.9:
+            self._beat_at = now
+            notifier.say("WATCHDOG=1")
+        notifier.status(self.status())
+
+    def status(self) -> str:
+        """How it goes, in a line."""
+        members = list(self._engine.members.values())
+        if not members:
+            return "no accounts in mail.toml"
+        good = sum(member.is_in_step and not member.kind for member in members)
+        parts = [f"{len(members)} accounts, {good} in step"]
+        parts += [f"{sum(bool(member.kind) for member in members)} resting"] if any(member.kind for member in members) else []
+        busy = sorted(self._engine.crew.busy, key=lambda job: job.started)
+        if busy:
+            parts.append(f"{plain(busy[0].where())} since {seconds(time.monotonic() - busy[0].started)}")
+        return "; ".join(parts)
+
+    def last(self) -> None:
+        """Before the end: what was told of accounts holds no more."""
+        for member in self._engine.members.values():
+            member.mode = "none"
+            self._write(member)
+
+    def _look_for_stuck(self) -> bool:
+        """Cuts connections off in which nothing moves; whether one hangs all the same."""
+        stuck = self._engine.crew.stuck(STUCK_S)
+        hopeless = bool(self._engine.crew.stuck(STUCK_S + CUT_OFF_S))
+        for job in stuck:
+            if id(job) not in self._cut:
+                self._cut.add(id(job))
+                self._engine.log.complain(f"nothing moves in {job.where()}: the connection is cut off", job.member.id)
+                if job.session is not None:
+                    job.session.connection.stream.shut()
+        self._cut &= {id(job) for job in self._engine.crew.busy}
+        return hopeless
+
+    def _write(self, member: Member) -> None:
+        now = time.monotonic()
+        in_step = member.is_in_step
+        if member.until > now:
+            state = "paused"
+        elif in_step:
+            state = "in step" if not member.kind and not member.folder_problems else "waiting"
+        else:
+            state = "syncing" if member.running or member.looking else "waiting"
+        if in_step and not member.kind and member.looked_at > member.synced_at:
+            member.synced_at = member.looked_at
+        problem = member.problem or next(iter(member.folder_problems.values()), "")
+        kind = member.kind or ("server" if problem else "")
+        told = (member.mode, state, kind, problem, member.synced_at)
+        if told != member.told:
+            member.told = told
+            until = time.time() + member.until - now if member.until > now else 0.0
+            self._engine.env.books.run("account_state", (member.mode, state, kind, problem, until, member.synced_at, member.key))

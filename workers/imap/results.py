@@ -1,0 +1,136 @@
+"""What follows from a job that is done: the next work, a line in the log, or a rest."""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from workers.imap import plan, schedule
+from workers.imap.account import has_moved
+from workers.imap.folder import tier_of
+from workers.imap.jobs import FOLDER, LOOK
+from workers.imap.names import matches
+from workers.imap.trouble import AUTH, DISK, SERVER, Lost, Trouble
+from workers.mail.words import seconds
+
+if TYPE_CHECKING:
+    from workers.imap.engine import Engine
+    from workers.imap.folder import Outcome
+    from workers.imap.jobs import Job
+    from workers.imap.member import Member
+
+AT_ONCE_AGAIN = 16  # connections lost one after another in passes that get on all the same
+
+
+class Results:
+    """Of an engine's jobs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._log = engine.log
+
+    def take(self, job: Job) -> None:
+        """A job of a member that is still served. Raises StoreError."""
+        if job.bug is not None:
+            text = "".join(traceback.format_exception(job.bug)).strip().replace("\n", " | ")
+            self._log.complain(f"account {job.member.account.name}: a mistake of imap-sync's own: {text}", job.member.id)
+            job.error = Trouble(SERVER, f"a mistake of imap-sync's own: {job.bug!r}")
+        if job.error is not None and not isinstance(job.error, Trouble):
+            raise job.error
+        if job.outcome is not None:
+            self._passed(job, job.outcome)
+        if job.error is not None:
+            self._trouble(job, job.error)
+        elif job.kind == LOOK:
+            self._looked(job)
+        elif job.kind == FOLDER:
+            job.member.well()
+
+    def _looked(self, job: Job) -> None:
+        """Which folders have to be opened, and how urgently."""
+        member, found, session = job.member, job.found, job.session
+        if found is None or session is None:
+            return
+        if member.kind != DISK:  # that is over when something could be written
+            member.well()
+        member.folders = found.folders
+        for text, folder_id in found.said:
+            self._log.say(text, member.id, folder_id)
+        imap, now, name = self._engine.imap, time.time(), member.account.name
+        whole = member.full_look or (job.asked > member.answered and tier_of(session) == plan.PLAIN)
+        for folder in member.folders.values():
+            high = matches(member.account.high, folder.name, folder.delimiter)
+            low = not high and matches(member.account.low, folder.name, folder.delimiter)
+            full = whole or schedule.is_full_due(folder, imap, now, name, high=high, present=member.is_present)
+            moved = not folder.clean or has_moved(folder, found.states.get(folder.id), session)
+            if full or (moved and (not low or job.asked > member.answered or not folder.synced_at)):
+                priority = schedule.HIGH if high else schedule.LOW if low else schedule.NORMAL
+                member.want(folder.id, priority, full=full and folder.synced_at > 0)
+            elif high:
+                self._log.say("received 0 new messages in 0s", member.id, folder.id)
+        member.full_look = False
+        member.looked, member.looked_at = job.asked, now
+        pause_s = schedule.recent_s(imap, present=member.is_present)
+        member.look_at = time.monotonic() + pause_s * random.uniform(0.9, 1.1)
+
+    def _passed(self, job: Job, outcome: Outcome) -> None:
+        """The line of a pass, and what is left to do."""
+        member, folder, session = job.member, job.folder, job.session
+        if folder is None:
+            return
+        if job.error is None:
+            self._log.say(told(outcome, time.monotonic() - outcome.started), member.id, folder.id)
+            member.folder_problems.pop(folder.id, None)
+            if outcome.more:
+                member.want(folder.id, schedule.REST, full=job.full)
+            elif session is not None and session.news:
+                member.want(folder.id, schedule.PUSHED)
+        for uid, why in outcome.poison:
+            text = f"message {uid} of folder {folder.path} is left out and tried again later: {why}"
+            self._log.complain(text, member.id, folder.id)
+        if outcome.contradiction and outcome.contradiction not in member.demoted:
+            self._demote(member, outcome.contradiction)
+            if session is not None:
+                self._engine.close_session(member, session, politely=True)
+
+    def _demote(self, member: Member, extension: str) -> None:
+        member.demoted |= {extension}
+        self._engine.env.books.run("demote", (" ".join(sorted(member.demoted)), member.key))
+        name = member.account.name
+        self._log.complain(f"account {name}: the server contradicts itself with {extension}: not used any more", member.id)
+
+    def _trouble(self, job: Job, trouble: Trouble) -> None:
+        """Something went wrong: with this folder, with the account, or with the way."""
+        member, folder = job.member, job.folder
+        ids = (member.id,) if folder is None else (member.id, folder.id)
+        name = member.account.name
+        if folder is not None:
+            if trouble.kind == SERVER:
+                self._log.complain(f"folder {folder.path}: {trouble}; tried again at the next look", *ids)
+                member.folder_problems[folder.id] = str(trouble)
+                return
+            member.want(folder.id, schedule.REST, full=job.full)
+            if isinstance(trouble, Lost) and (job.connected or not job.opens) and member.losses < AT_ONCE_AGAIN:
+                member.losses += 1
+                self._log.say(f"connection lost: {trouble}; goes on with a new one", *ids)
+                return
+        if trouble.kind == AUTH and member.account.token_command is not None and not member.token_refused:
+            member.token_refused = True  # one more try, with a token that is surely new
+            self._engine.env.keys.forget(member.account)
+            self._log.say(f"account {name}: {trouble}; asks for a new token", *ids)
+            return
+        before = (member.kind, member.problem)
+        now = time.monotonic()
+        pause_s = member.rests(trouble, now, random.random())
+        member.look_at = min(member.look_at, member.until)
+        if (member.kind, member.problem) != before:
+            self._log.complain(f"account {name}: {trouble}; next try in {seconds(pause_s)}", *ids)
+
+
+def told(outcome: Outcome, span_s: float) -> str:
+    """The line of one pass of a folder, as its readers know it."""
+    numbers = ((outcome.flagged, "with other flags"), (outcome.expunged, "gone"), (outcome.healed, "known already"))
+    more = [f"{number} {what}" for number, what in numbers if number]
+    return ", ".join([f"received {outcome.fetched} new messages in {span_s:.0f}s", *more])

@@ -1,0 +1,206 @@
+"""The `run` command: keeps all accounts in step for ever, and tells how it goes."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from workers.imap.archive import Locked, Root, prune_removed
+from workers.imap.books import Books, open_state
+from workers.imap.engine import Engine
+from workers.imap.jobs import Env
+from workers.imap.keys import Keys
+from workers.imap.limits import Limits
+from workers.imap.log import Log
+from workers.imap.reports import Reports
+from workers.mail.errors import IO, OK, TRY_AGAIN, Refused
+from workers.mail.load import find_again, load, stamp
+from workers.mail.notify import Notifier
+from workers.mail.words import plain
+from workers.spool.refusal import store_refused
+from workers.store.bell import Bell
+from workers.store.database import StoreError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from workers.mail.config import Config
+    from workers.mail.imap_config import Imap
+
+TICK_S = 1.0
+IDLE_TICK_S = 5.0  # without accounts only the config can bring news
+PRUNE_S = 3600.0
+RELOAD = -1
+FIRST_LOOK_S = 10.0  # over which the first looks of many accounts are spread
+
+
+def run(config: Config) -> int:
+    """Works until asked to stop; the exit status. Raises Refused."""
+    try:
+        status = Worker(config).run()
+    except StoreError as error:
+        raise store_refused(error) from None
+    except Locked as error:
+        raise Refused(TRY_AGAIN, f"{error}; one worker at a time keeps the copies") from None
+    except OSError as error:
+        raise Refused(IO, f"{error.filename or config.imap.root}: {error.strerror}") from None
+    if status == RELOAD:  # the same process goes on, so that guard sees no death
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return status
+
+
+class Worker:
+    """The process of `run`. Raises StoreError, Locked, OSError."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._imap = config.imap
+        self._root = Root(self._imap.root)
+        self._root.lock()
+        self._database = open_state(self._imap.state)  # of this thread: what commands ask for is read here
+        self._books = Books(self._imap.state)
+        self.log = Log(self._imap.log)
+        self._bell = Bell(self._imap.state)
+        self._notifier = Notifier()
+        env = Env(self._root, self._books, Keys(), Limits(), push=True)
+        self.engine = Engine(self._imap, env, self.log)
+        self._reports = Reports(self.engine, self._notifier)
+        self._ending: int | None = None
+        self._changes = -1
+        self._stamp = self._seen = config.stamp
+        self._file = os.stat(self._imap.state).st_ino
+        self._pruned_at = 0.0
+
+    def run(self) -> int:
+        """Until a signal or a new config ends it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked_to_end)
+        signal.set_wakeup_fd(self.engine.hub.wake_fd, warn_on_full_buffer=False)
+        faulthandler.register(signal.SIGQUIT, all_threads=True, chain=False)
+        if self._bell.fd is not None:
+            self.engine.hub.listen(self._bell.fd)
+        self._take_on(self._imap)
+        count = len(self.engine.members)
+        what = f"{count} accounts" if count else "no accounts: waits for [[imap.accounts]] in mail.toml"
+        self.log.say(f"started: {what}, copies in {self._imap.root}, config {self._config.path or 'none'}")
+        self._notifier.say("READY=1")
+        started = time.monotonic()
+        try:
+            self._loop()
+        finally:
+            if self._ending != RELOAD:
+                self._notifier.say("STOPPING=1")
+            self._close()
+            self.log.say(f"ended after {time.monotonic() - started:.0f} s")
+        return self._ending or OK
+
+    def _loop(self) -> None:
+        next_tick = 0.0
+        while self._ending is None:
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + (TICK_S if self.engine.members else IDLE_TICK_S)
+                self._tick()
+            self.engine.step(next_tick - now)
+            if self._bell.fd is not None:
+                self._bell.hush()
+            self._reports.answer()
+
+    def _tick(self) -> None:
+        self.engine.tick()
+        self._look_at_config()
+        self._look_at_wishes()
+        self._reports.tick()
+        old = self._bell.fd
+        if self._bell.check() and old is not None and self._bell.fd is not None:
+            self.engine.hub.ignore(old)
+            self.engine.hub.listen(self._bell.fd)
+        now = time.monotonic()
+        if self._imap.accounts and (not self._pruned_at or now - self._pruned_at > PRUNE_S):
+            self._pruned_at = now
+            self._prune()
+
+    def _look_at_wishes(self) -> None:
+        """What commands have written into the state database."""
+        try:
+            same = os.stat(self._imap.state).st_ino == self._file
+        except OSError:
+            same = False
+        if not same:
+            self.log.complain(f"{self._imap.state}: was replaced or taken away; begins anew with what lies on disk")
+            self._ending = RELOAD
+            return
+        changes = self._database.changes()
+        if changes == self._changes:
+            return
+        self._changes = changes
+        for _, name, present_until, debug_until, asked, _ in self._database.run("books.accounts"):
+            member = self.engine.members.get(name)
+            if member is not None:
+                self._reports.wishes(member, present_until, debug_until, asked)
+
+    def _look_at_config(self) -> None:
+        """Takes a changed mail.toml when it is whole and valid."""
+        found = stamp(find_again(self._config))
+        settled, self._seen = found == self._seen, found  # one that is still being written changes again
+        if found == self._stamp or not settled:
+            return
+        self._stamp = found
+        try:
+            config = load(self._config.asked_for)
+        except Refused as error:
+            self.log.complain(f"{error}; the config before stays in force")
+            return
+        if not _is_alike(config.imap, self._imap):
+            self.log.say("the config has changed: begins anew with it")
+            self._ending = RELOAD
+            return
+        self._config = config
+        self._take_on(config.imap)
+
+    def _take_on(self, imap: Imap) -> None:
+        """Takes new and changed accounts on, and lets those go that are gone."""
+        before = {account.name: account for account in self._imap.accounts}
+        self._imap = imap
+        wanted = {account.name: account for account in imap.accounts if account.enabled}
+        for name in list(self.engine.members):
+            if name not in wanted or not _is_alike(wanted[name], before[name]):
+                self.engine.drop(name)
+        for name, account in wanted.items():
+            if name not in self.engine.members:
+                member = self.engine.add(account)
+                for text in self._reports.greet(member):
+                    self.log.say(text, member.id)
+
+    def _prune(self) -> None:
+        for account in self._imap.accounts:
+            try:
+                number = prune_removed(os.path.join(self._imap.root, account.name), self._imap.keep_deleted_s)
+            except OSError as error:
+                self.log.complain(f"{error.filename}: {error.strerror}")
+                continue
+            if number:
+                self.log.say(f"account {plain(account.name)}: {number} removed messages pruned")
+
+    def _asked_to_end(self, _: int, __: FrameType | None) -> None:
+        self._ending = OK if self._ending is None else self._ending
+
+    def _close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self.engine.close()
+        self._reports.last()
+        self._notifier.close()
+        self._bell.close()
+        self._books.close()
+        self._database.close()
+        self._root.close()
+
+
+def _is_alike(one: object, other: object) -> bool:
+    """Whether two values of the config say the same, accounts apart."""
+    slots = [slot for slot in type(one).__slots__ if slot != "accounts"]  # type: ignore[attr-defined]
+    return all(getattr(one, slot) == getattr(other, slot) for slot in slots)

@@ -1,0 +1,467 @@
+"""A logged-in connection as the worker uses it: what the server can, its folders, their state, their messages.
+
+Only reads: EXAMINE and BODY.PEEK. Answers are matched by what they say and not by when they come: a server may send
+news of any message inside the answer to something else (RFC 3501 5.2, 5.5).
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from workers.imap import sets
+from workers.imap.connection import Arg, Connection
+from workers.imap.trouble import SERVER, Declined, Lost, Trouble
+from workers.imap.wire import Literal, Response, Write, number, pairs, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from workers.imap.sets import Ranges
+
+STATUS_ITEMS = (b"UIDVALIDITY", b"UIDNEXT", b"MESSAGES")
+IN_FLIGHT = 2
+STATUS_AT_ONCE = 50
+SEARCH_WINDOW = 50000
+OPTIONAL = ("QRESYNC", "CONDSTORE", "ESEARCH", "LIST-STATUS", "NOTIFY", "IDLE", "COMPRESS=DEFLATE", "OBJECTID", "X-GM-EXT-1")
+
+
+class Listed:
+    """A folder as the server lists it. `state` is None when the server gave none."""
+
+    __slots__ = ("attributes", "delimiter", "mailbox_id", "name", "state")
+
+    def __init__(self, name: bytes, delimiter: bytes | None, attributes: frozenset[bytes]) -> None:
+        self.name = name
+        self.delimiter = delimiter
+        self.attributes = attributes
+        self.state: State | None = None
+        self.mailbox_id: bytes | None = None
+
+
+class State:
+    """UIDVALIDITY, UIDNEXT, number of messages and HIGHESTMODSEQ of a folder; 0 where the server does not tell."""
+
+    __slots__ = ("epoch", "messages", "modseq", "uidnext")
+
+    def __init__(self, epoch: int = 0, uidnext: int = 0, messages: int = 0, modseq: int = 0) -> None:
+        self.epoch = epoch
+        self.uidnext = uidnext
+        self.messages = messages
+        self.modseq = modseq
+
+    def key(self) -> tuple[int, int, int, int]:
+        """All four."""
+        return self.epoch, self.uidnext, self.messages, self.modseq
+
+
+class Facts:
+    """What FETCH tells of one message; None or 0 where it did not. `flags` are as sent, without \\Recent."""
+
+    __slots__ = ("body", "date", "flags", "header", "identity", "modseq", "size_bytes", "uid")
+
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+        self.flags: tuple[bytes, ...] | None = None
+        self.size_bytes = -1
+        self.date: bytes | None = None
+        self.modseq = 0
+        self.identity: bytes | None = None
+        self.body: Literal | bytes | None = None
+        self.header: Literal | bytes | None = None
+
+
+class Session:
+    """One connection after its login; `selected` is the folder in hand. Raises Trouble and Declined all over."""
+
+    def __init__(self, without: frozenset[str] = frozenset()) -> None:
+        """`without` are capabilities that are not to be used, since the server contradicted itself with them."""
+        self.connection: Connection
+        self._without = without
+        self.selected: bytes | None = None
+        self.now = State()  # of the selected folder, as far as told
+        self.news = False  # something of the selected folder has changed
+        self.heard_of: dict[bytes, State | None] = {}  # other folders that NOTIFY told of
+        self.folders_changed = False
+        self.watching = ""  # "notify" or "idle" while the server pushes
+        self.at_rest = False  # no command of ours is on the way, but for one that lets the server speak
+        self.is_watched = False  # what is needed for the server to tell of news was done
+        self.rested_at = 0.0  # monotonic: when it last said something at rest
+        self._idle: bytes | None = None  # the tag of an IDLE
+        self._renewal: bytes | None = None  # the tag of a command that keeps a connection at rest alive
+        self._examined: list[Facts] = []
+        self._vanished: Ranges = []
+        self._collect = False
+
+    def can(self, name: str) -> bool:
+        """Whether the server offers an extension, and may be trusted with it."""
+        return name.encode() in self.connection.capabilities and name not in self._without
+
+    def prepare(self) -> None:
+        """What is said once behind the login, in one write: who we are, what we know."""
+        tags = []
+        if self.can("ID"):
+            tags.append(self.connection.send(b'ID ("name" "imap-sync" "vendor" "semguard")'))
+        if self.can("QRESYNC") and self.can("ENABLE"):
+            tags.append(self.connection.send(b"ENABLE QRESYNC"))
+        elif self.can("CONDSTORE") and self.can("ENABLE"):
+            tags.append(self.connection.send(b"ENABLE CONDSTORE"))
+        for tag in tags:
+            with suppress(Declined):  # what it means is found out where it counts
+                self.connection.wait(tag)
+
+    def compress(self) -> None:
+        """Packs all that follows (RFC 4978), where the server can."""
+        if not self.can("COMPRESS=DEFLATE"):
+            return
+        try:
+            self.connection.command(b"COMPRESS DEFLATE")
+        except Declined:
+            return
+        self.connection.stream.start_deflate()
+
+    def folders(self, most: int) -> list[Listed]:
+        """All folders, with their states where one round trip gives them (RFC 5819)."""
+        found: dict[bytes, Listed] = {}
+
+        def take(response: Response) -> None:
+            if response.kind == b"LIST":
+                each = listed(response)
+                if each is not None:
+                    if len(found) >= most:
+                        raise Lost(f"it lists more than {most} folders")
+                    found.setdefault(each.name, each)
+            elif response.kind == b"STATUS":
+                name, state, mailbox_id = status(response)
+                if name in found:
+                    found[name].state, found[name].mailbox_id = state, mailbox_id
+
+        words = b'LIST "" "*"'
+        if self.can("LIST-STATUS"):
+            words += b" RETURN (STATUS (" + self._status_items() + b"))"
+        self.connection.command(words, take=take)
+        return list(found.values())
+
+    def states(self, folders: Iterable[Listed]) -> None:
+        """Asks for the states that `folders` did not bring, many at once."""
+        waiting = [each for each in folders if each.state is None and not each.attributes & {b"\\NOSELECT", b"\\NONEXISTENT"}]
+        for start in range(0, len(waiting), STATUS_AT_ONCE):
+            part = waiting[start : start + STATUS_AT_ONCE]
+            by_name = {each.name: each for each in part}
+
+            def take(response: Response, by_name: dict[bytes, Listed] = by_name) -> None:
+                if response.kind == b"STATUS":
+                    name, state, mailbox_id = status(response)
+                    if name in by_name:
+                        by_name[name].state, by_name[name].mailbox_id = state, mailbox_id
+
+            tags = []
+            for each in part:
+                argument = mailbox(each.name)
+                if argument is not None:
+                    tags.append(self.connection.send(b"STATUS ", argument, b" (" + self._status_items() + b")"))
+            for tag in tags:
+                try:
+                    self.connection.wait(tag, take)
+                except Declined:
+                    continue  # gone meanwhile, or not ours to read
+
+    def examine(self, name: bytes, known: tuple[int, int] | None) -> tuple[State, list[Facts], Ranges]:
+        """Opens a folder to read. `known` (epoch, modseq) asks for what has changed since (QRESYNC, RFC 7162 3.2.5).
+
+        Gives its state, changed messages, and the UIDs that are gone.
+        """
+        argument = mailbox(name)
+        if argument is None:
+            raise Declined(b"BAD", b"CANNOT", "a name with NUL can't be asked for")
+        self.selected, self.now, self.news = None, State(), False
+        self._examined, self._vanished, self._collect = [], [], True
+        words: list[bytes | Arg] = [b"EXAMINE ", argument]
+        if known is not None and self.can("QRESYNC"):
+            words.append(b" (QRESYNC (%d %d))" % known)
+        elif self.can("CONDSTORE"):
+            words.append(b" (CONDSTORE)")
+        try:
+            self.connection.command(*words)
+        finally:
+            self._collect = False
+        self.selected, self.news = name, False
+        gone = sets.merged(self._vanished)
+        return State(*self.now.key()), self._examined, gone
+
+    def changed_since(self, modseq: int, below: int) -> list[Facts]:
+        """Flags of messages with UIDs below `below` that changed since (CONDSTORE, RFC 7162 3.1.4)."""
+        return self.facts(b"UID FETCH 1:%d (UID FLAGS) (CHANGEDSINCE %d)" % (max(1, below - 1), modseq))
+
+    def uids(self, messages: int, ranges: bytes = b"") -> Ranges:
+        """Which UIDs there are: of `ranges`, or all. A set where the server can (RFC 4731), else numbers in windows."""
+        if self.can("ESEARCH"):
+            found: list[Ranges] = []
+
+            def take(response: Response) -> None:
+                if response.kind == b"ESEARCH":
+                    found.append(sets.parse(_after(response.values, b"ALL")))
+
+            self._search(b"UID SEARCH RETURN (ALL) " + (b"UID " + ranges if ranges else b"ALL"), take)
+            return sets.merged(each for ranges_ in found for each in ranges_)
+        numbers: list[int] = []
+
+        def collect(response: Response) -> None:
+            if response.kind == b"SEARCH":
+                numbers.extend(uid for each in response.values if (uid := number(each)) is not None and 0 < uid <= sets.MOST_UID)
+
+        if ranges:
+            self._search(b"UID SEARCH UID " + ranges, collect)
+        else:
+            for low in range(1, messages + 1, SEARCH_WINDOW):
+                self._search(b"UID SEARCH %d:%d" % (low, min(messages, low + SEARCH_WINDOW - 1)), collect)
+        return sets.of(sorted(numbers))
+
+    def _search(self, words: bytes, take: Callable[[Response], None]) -> None:
+        try:
+            self.connection.command(words, take=take)
+        except ValueError:
+            raise Lost(f"{words[:30].decode()}: a set that is none") from None
+
+    def facts(self, words: bytes) -> list[Facts]:
+        """What a FETCH without bodies tells, by UID; of a message told twice, both."""
+        found: list[Facts] = []
+
+        def take(response: Response) -> None:
+            if response.kind == b"FETCH":
+                each = facts(response)
+                if each is not None:
+                    found.append(each)
+
+        self.connection.command(words, take=take)
+        return found
+
+    def messages(
+        self,
+        parts: Iterable[tuple[bytes, Ranges]],
+        open_literal: Callable[[bytes, int], Write | None],
+        take: Callable[[Facts], None],
+        done: Callable[[Ranges], None],
+    ) -> None:
+        """Fetches message after message, some commands ahead of the answers. `done` gets the set of each that ended in OK.
+
+        `parts` gives the words behind `UID FETCH <set> ` with each set. Raises Declined for the first that was refused.
+        """
+
+        def handle(response: Response) -> None:
+            if response.kind == b"FETCH":
+                each = facts(response)
+                if each is not None:
+                    take(each)
+
+        waiting: list[tuple[bytes, Ranges]] = []
+        refusal: Declined | None = None
+        source = iter(parts)
+        more = True
+        while more or waiting:
+            while more and len(waiting) < IN_FLIGHT and (part := next(source, None)) is not None:
+                items, ranges = part
+                waiting.append((self.connection.send(b"UID FETCH " + sets.text(ranges) + b" " + items), ranges))
+            if not waiting:
+                break
+            more = len(waiting) == IN_FLIGHT and refusal is None
+            tag, ranges = waiting.pop(0)
+            try:
+                self.connection.wait(tag, handle, open_literal)
+                done(ranges)
+            except Declined as declined:  # what was asked behind it still comes
+                refusal, more = refusal or declined, False
+        if refusal is not None:
+            raise refusal
+
+    def notify(self) -> None:
+        """Asks for news of all folders from now on (NOTIFY, RFC 5465), where the server can."""
+        if self.watching or not self.can("NOTIFY"):
+            return
+        events = b"(MessageNew MessageExpunge FlagChange)"
+        self.watching = "notify"  # what is told during the command counts already
+        try:
+            self.connection.command(b"NOTIFY SET (selected-delayed %s) (personal (%s MailboxName)))" % (events, events[1:-1]))
+        except Declined:
+            self.watching = ""
+            self._without |= {"NOTIFY"}
+
+    def watch(self) -> str:
+        """By what the server tells of news: "notify", "idle" (RFC 2177), which tells of the open folder, or ""."""
+        self.notify()
+        if not self.watching and self.can("IDLE"):
+            self.watching = "idle"
+        return self.watching
+
+    def start_rest(self) -> None:
+        """Hands the turn to the server; what it says is read by whoever waits."""
+        self.at_rest, self.rested_at = True, time.monotonic()
+        if self.watching == "idle" and self._idle is None:
+            self._idle = self.connection.send(b"IDLE")
+
+    def end_rest(self) -> None:
+        """Takes the turn back."""
+        self.at_rest = False
+        if self._idle is not None:
+            self._end_idle()
+        if self._renewal is not None:
+            tag, self._renewal = self._renewal, None
+            self.connection.wait(tag)
+
+    def renew(self) -> None:
+        """Says something, so that neither the server nor a NAT on the way forgets the connection; does not wait."""
+        self.rested_at = time.monotonic()
+        if self._idle is not None:
+            self._end_idle()
+        elif self._renewal is None:
+            self._renewal = self.connection.send(b"NOOP")
+
+    def keep_resting(self) -> None:
+        """What follows from what was heard at rest: a renewal that is answered is over."""
+        if self._renewal is not None and self.connection.is_over(self._renewal):
+            tag, self._renewal = self._renewal, None
+            self.connection.wait(tag)
+            self.start_rest()
+
+    def is_deaf(self, limit_s: float) -> bool:
+        """Whether a renewal has not been answered for so long."""
+        return self._renewal is not None and time.monotonic() - self.rested_at > limit_s
+
+    def _end_idle(self) -> None:
+        self._renewal, self._idle = self._idle, None
+        if self._renewal is not None and not self.connection.is_over(self._renewal):
+            self.connection.write(b"DONE\r\n")
+
+    def has_news(self) -> bool:
+        """Whether the server told of a change since the last look."""
+        return self.news or bool(self.heard_of) or self.folders_changed
+
+    def close(self, *, politely: bool) -> None:
+        """Ends the connection, with LOGOUT when there is time."""
+        if politely:
+            with suppress(Trouble):
+                self.connection.send(b"LOGOUT")
+        self.connection.close()
+
+    def hear(self, response: Response) -> None:
+        """Each response passes here: what it tells of the selected folder, of others, of the server."""
+        kind = response.kind
+        if kind == b"FETCH":
+            if self._collect:
+                each = facts(response)
+                if each is not None:
+                    self._examined.append(each)
+            self.news = self.news or self.at_rest  # else it may well be what was asked for
+        elif kind in (b"EXISTS", b"EXPUNGE"):
+            if kind == b"EXISTS":
+                self.now.messages = response.number
+            self.news = True
+        elif kind == b"VANISHED":
+            if self._collect and response.values and isinstance(response.values[-1], bytes):
+                try:
+                    self._vanished += sets.parse(response.values[-1])
+                except ValueError:
+                    raise Lost("VANISHED: a set that is none") from None
+            self.news = True
+        elif kind == b"STATUS" and self.watching == "notify":
+            name, state, _ = status(response)
+            if name is not None:
+                self.heard_of[name] = state
+        elif kind == b"LIST" and self.watching == "notify":
+            self.folders_changed = True
+        elif kind == b"OK" and response.code:
+            self._read_code(response.code)
+
+    def _read_code(self, code: list[Any]) -> None:
+        value = number(code[1]) if len(code) > 1 else None
+        if code[0] == b"UIDVALIDITY":
+            self.now.epoch = value or 0
+        elif code[0] == b"UIDNEXT":
+            self.now.uidnext = value or 0
+        elif code[0] == b"HIGHESTMODSEQ":
+            self.now.modseq = value or 0
+        elif code[0] == b"NOTIFICATIONOVERFLOW":
+            self.watching = ""
+            self.folders_changed = True
+
+    def _status_items(self) -> bytes:
+        items = [*STATUS_ITEMS]
+        if self.can("CONDSTORE") or self.can("QRESYNC"):
+            items.append(b"HIGHESTMODSEQ")
+        if self.can("OBJECTID"):
+            items.append(b"MAILBOXID")
+        return b" ".join(items)
+
+
+def listed(response: Response) -> Listed | None:
+    """The folder of a LIST response; None when it can't be understood."""
+    if len(response.values) < 3:
+        return None
+    attributes, delimiter, name = response.values[:3]
+    if not isinstance(attributes, list) or isinstance(delimiter, list) or not isinstance(name, bytes) or not name:
+        return None
+    words = frozenset(each.upper() for each in attributes if isinstance(each, bytes))
+    return Listed(name, delimiter if isinstance(delimiter, bytes) and len(delimiter) == 1 else None, words)
+
+
+def status(response: Response) -> tuple[bytes | None, State | None, bytes | None]:
+    """Name, state and MAILBOXID of a STATUS response; None where they can't be understood."""
+    if len(response.values) < 2 or not isinstance(response.values[0], bytes) or not isinstance(response.values[1], list):
+        return None, None, None
+    found = pairs(response.values[1])
+    state = State(*(number(found.get(name)) or 0 for name in (*STATUS_ITEMS, b"HIGHESTMODSEQ")))
+    inner = found.get(b"MAILBOXID")
+    return response.values[0], state, inner[0] if isinstance(inner, list) and inner and isinstance(inner[0], bytes) else None
+
+
+def facts(response: Response) -> Facts | None:
+    """What a FETCH response tells; None when it names no UID."""
+    if not response.values or not isinstance(response.values[0], list):
+        return None
+    found = pairs(response.values[0])
+    uid = number(found.get(b"UID"))
+    if not uid or uid > sets.MOST_UID:
+        return None
+    each = Facts(uid)
+    flags = found.get(b"FLAGS")
+    if isinstance(flags, list):
+        each.flags = tuple(flag for flag in flags if isinstance(flag, bytes) and flag.lower() != b"\\recent")
+    size = number(found.get(b"RFC822.SIZE"))
+    each.size_bytes = -1 if size is None else size
+    date = found.get(b"INTERNALDATE")
+    each.date = date if isinstance(date, bytes) else None
+    modseq = found.get(b"MODSEQ")
+    each.modseq = (number(modseq[0]) or 0) if isinstance(modseq, list) and modseq else 0
+    identity = found.get(b"X-GM-MSGID") or found.get(b"EMAILID")
+    if isinstance(identity, list):
+        identity = identity[0] if identity else None
+    each.identity = identity if isinstance(identity, bytes) else None
+    body = found.get(b"BODY[]")
+    each.body = body if isinstance(body, (Literal, bytes)) else None
+    header = found.get(b"BODY[HEADER]")
+    each.header = header if isinstance(header, (Literal, bytes)) else None
+    return each
+
+
+def mailbox(name: bytes) -> bytes | Arg | None:
+    """A folder's name as a command takes it; None for one that no command can name."""
+    if b"\0" in name:
+        return None
+    plain = quoted(name)
+    return Arg(name) if plain is None else plain
+
+
+def declined(error: Declined) -> Trouble:
+    """A refused command as trouble of the account."""
+    return Trouble(SERVER, str(error))
+
+
+def _after(values: list[Any], word: bytes) -> bytes:
+    """The value behind `word`; b"" when that is not there."""
+    for index, each in enumerate(values[:-1]):
+        if isinstance(each, bytes) and each.upper() == word and isinstance(values[index + 1], bytes):
+            found: bytes = values[index + 1]
+            return found
+    return b""

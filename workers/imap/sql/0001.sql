@@ -1,0 +1,80 @@
+-- Schema 1 of imap-sync. Times are Unix seconds. All of it can be made anew from the files' names and the servers.
+
+CREATE TABLE imap_meta (
+    name   TEXT PRIMARY KEY,
+    value
+) WITHOUT ROWID;
+
+-- What is known of an account; how it stands is written by the worker, what is asked of it by commands.
+CREATE TABLE imap_account (
+    key            INTEGER PRIMARY KEY AUTOINCREMENT,
+    name           TEXT NOT NULL UNIQUE,
+    mode           TEXT NOT NULL DEFAULT 'none',     -- notify, idle, poll
+    state          TEXT NOT NULL DEFAULT 'waiting',  -- in step, syncing, waiting, paused
+    kind           TEXT NOT NULL DEFAULT '',         -- of the problem: network, auth, tls, secret, disk, server
+    problem        TEXT NOT NULL DEFAULT '',
+    until          REAL NOT NULL DEFAULT 0,          -- when it is tried again
+    synced_at      REAL NOT NULL DEFAULT 0,
+    demoted        TEXT NOT NULL DEFAULT '',         -- extensions in which the server contradicted itself
+    present_until  REAL NOT NULL DEFAULT 0,
+    debug_until    REAL NOT NULL DEFAULT 0,
+    asked          INTEGER NOT NULL DEFAULT 0,       -- passes asked for by a command, and done
+    done           INTEGER NOT NULL DEFAULT 0
+);
+
+CREATE TABLE imap_folder (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    account     INTEGER NOT NULL REFERENCES imap_account (key),
+    name        BLOB NOT NULL,                   -- as the server writes it
+    delimiter   BLOB,
+    path        TEXT NOT NULL,                   -- the folder on disk, below the account's
+    epoch       INTEGER NOT NULL DEFAULT 0,      -- UIDVALIDITY; 0: never opened
+    uidnext     INTEGER NOT NULL DEFAULT 0,      -- all below is here, gone, or known as poison
+    modseq      INTEGER NOT NULL DEFAULT 0,      -- all changes up to here are known; moves together with uidnext
+    messages    INTEGER NOT NULL DEFAULT 0,      -- on the server when it was last in step
+    held        INTEGER NOT NULL DEFAULT 0,      -- rows of this epoch
+    mailbox_id  BLOB,
+    synced_at   REAL NOT NULL DEFAULT 0,
+    full_at     REAL NOT NULL DEFAULT 0,
+    mtime_ns    INTEGER NOT NULL DEFAULT 0,      -- of cur, as we left it
+    epochs      INTEGER NOT NULL DEFAULT 0,      -- changes of UIDVALIDITY in a row
+    UNIQUE (account, name),
+    UNIQUE (account, path)
+);
+
+CREATE TABLE imap_message (
+    folder      INTEGER NOT NULL REFERENCES imap_folder (id),
+    epoch       INTEGER NOT NULL,
+    uid         INTEGER NOT NULL,
+    size_bytes  INTEGER NOT NULL,
+    date        INTEGER NOT NULL,                -- INTERNALDATE
+    flags       TEXT NOT NULL,                   -- with keywords, sorted, spaces between
+    digest      BLOB,                            -- blake2b-128 of the content; NULL when it was found by its name
+    identity    BLOB,                            -- EMAILID or X-GM-MSGID
+    PRIMARY KEY (folder, epoch, uid)
+) WITHOUT ROWID;
+-- By time, since what arrives together lies together; a content that is here already is found by date and size.
+CREATE INDEX imap_message_date ON imap_message (date, size_bytes);
+
+CREATE TABLE imap_poison (
+    folder      INTEGER NOT NULL REFERENCES imap_folder (id),
+    epoch       INTEGER NOT NULL,
+    uid         INTEGER NOT NULL,
+    why         TEXT NOT NULL,
+    tries       INTEGER NOT NULL,
+    since       REAL NOT NULL,
+    next_try    REAL NOT NULL,
+    PRIMARY KEY (folder, epoch, uid)
+) WITHOUT ROWID;
+
+-- Messages of the outbox folders that were queued in smtp-spool. Kept for ever: each is queued once.
+CREATE TABLE imap_outgoing (
+    account     INTEGER NOT NULL,
+    digest      BLOB NOT NULL,                   -- of Message-ID and content
+    epoch       INTEGER NOT NULL,
+    uid         INTEGER NOT NULL,
+    mail_id     INTEGER NOT NULL,                -- in the spool
+    moved       INTEGER NOT NULL DEFAULT 0,      -- 1: it is in the sent folder
+    at          REAL NOT NULL,
+    PRIMARY KEY (account, digest)
+) WITHOUT ROWID;

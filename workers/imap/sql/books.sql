@@ -1,0 +1,98 @@
+-- name: add_account
+INSERT INTO imap_account (name) VALUES (?) ON CONFLICT (name) DO NOTHING;
+-- name: account
+SELECT key, demoted, present_until, debug_until, asked, done FROM imap_account WHERE name = ?;
+-- name: accounts
+SELECT key, name, present_until, debug_until, asked, done FROM imap_account;
+-- name: all_accounts
+SELECT a.key, a.name, a.mode, a.state, a.kind, a.problem, a.until, a.synced_at, a.demoted, a.present_until,
+    (SELECT count(*) FROM imap_folder f WHERE f.account = a.key),
+    (SELECT coalesce(sum(held), 0) FROM imap_folder f WHERE f.account = a.key) FROM imap_account a ORDER BY a.name;
+-- name: account_state
+UPDATE imap_account SET mode = ?, state = ?, kind = ?, problem = ?, until = ?, synced_at = max(synced_at, ?) WHERE key = ?;
+-- name: demote
+UPDATE imap_account SET demoted = ? WHERE key = ?;
+-- name: present
+UPDATE imap_account SET present_until = ? WHERE name = ?;
+-- name: debug
+UPDATE imap_account SET debug_until = ? WHERE name = ?;
+-- name: debug_all
+UPDATE imap_account SET debug_until = ?;
+-- name: ask
+UPDATE imap_account SET asked = asked + 1 WHERE name = ? RETURNING asked;
+-- name: answered
+UPDATE imap_account SET done = max(done, ?) WHERE key = ?;
+-- name: progress
+SELECT done, kind, problem FROM imap_account WHERE name = ?;
+-- name: folders
+SELECT id, name, delimiter, path, epoch, uidnext, modseq, messages, held, mailbox_id, synced_at, full_at, mtime_ns, epochs
+    FROM imap_folder WHERE account = ? ORDER BY name;
+-- name: add_folder
+INSERT INTO imap_folder (account, name, delimiter, path, mailbox_id) VALUES (?, ?, ?, ?, ?) RETURNING id;
+-- name: rename_folder
+UPDATE imap_folder SET name = ?, path = ?, modseq = 0 WHERE id = ?;
+-- name: delete_folder
+DELETE FROM imap_folder WHERE id = ?;
+-- name: delete_messages
+DELETE FROM imap_message WHERE folder = ?;
+-- name: delete_poison
+DELETE FROM imap_poison WHERE folder = ?;
+-- name: settle
+UPDATE imap_folder SET epoch = :epoch, uidnext = :uidnext, modseq = :modseq, messages = :messages, mailbox_id = :mailbox_id,
+    synced_at = :synced_at, full_at = :full_at, mtime_ns = :mtime_ns, epochs = :epochs,
+    held = (SELECT count(*) FROM imap_message WHERE folder = :id AND epoch = :epoch) WHERE id = :id;
+-- name: settle_quick
+UPDATE imap_folder SET uidnext = :uidnext, modseq = :modseq, messages = :messages, mailbox_id = :mailbox_id,
+    synced_at = :synced_at, full_at = :full_at, mtime_ns = :mtime_ns, epochs = :epochs, held = :held WHERE id = :id;
+-- name: touch
+UPDATE imap_folder SET synced_at = ? WHERE id = ?;
+-- name: unsettle
+UPDATE imap_folder SET epoch = ?, epochs = ?, uidnext = 0, modseq = 0 WHERE id = ?;
+-- name: uids
+SELECT uid FROM imap_message WHERE folder = ? AND epoch = ? AND uid >= ? ORDER BY uid;
+-- name: messages
+SELECT uid, size_bytes, date, flags, digest FROM imap_message WHERE folder = ? AND epoch = ? AND uid BETWEEN ? AND ? ORDER BY uid;
+-- name: old_messages
+SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message WHERE folder = ? AND epoch <> ?;
+-- name: has_old
+SELECT 1 FROM imap_message WHERE folder = ?1 AND (epoch < ?2 OR epoch > ?2) LIMIT 1;
+-- name: add_message
+INSERT OR REPLACE INTO imap_message (folder, epoch, uid, size_bytes, date, flags, digest, identity) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+-- name: set_flags
+UPDATE imap_message SET flags = ? WHERE folder = ? AND epoch = ? AND uid = ?;
+-- name: drop_message
+DELETE FROM imap_message WHERE folder = ? AND epoch = ? AND uid = ?;
+-- name: same_content
+SELECT f.path, m.epoch, m.uid, m.size_bytes, m.date, m.flags FROM imap_message m JOIN imap_folder f ON f.id = m.folder
+    WHERE m.date = ? AND m.size_bytes = ? AND m.digest = ? AND f.account = ? LIMIT 1;
+-- name: same_identity
+SELECT f.path, m.epoch, m.uid, m.size_bytes, m.date, m.flags, m.digest FROM imap_message m JOIN imap_folder f ON f.id = m.folder
+    WHERE m.date = ? AND m.identity = ? AND f.account = ? LIMIT 1;
+-- name: poison
+SELECT uid, tries, next_try, why FROM imap_poison WHERE folder = ? AND epoch = ? ORDER BY uid;
+-- name: add_poison
+INSERT INTO imap_poison (folder, epoch, uid, why, tries, since, next_try) VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6)
+    ON CONFLICT (folder, epoch, uid) DO UPDATE SET why = ?4, tries = tries + 1, next_try = ?6;
+-- name: drop_poison
+DELETE FROM imap_poison WHERE folder = ? AND epoch = ? AND uid = ?;
+-- name: all_poison
+SELECT f.account, f.name, p.uid, p.why, p.tries, p.since, p.next_try FROM imap_poison p JOIN imap_folder f ON f.id = p.folder
+    WHERE p.epoch = f.epoch ORDER BY f.account, f.name, p.uid;
+-- name: outgoing
+SELECT epoch, uid, mail_id, moved, digest FROM imap_outgoing WHERE account = ? AND moved = 0;
+-- name: outgoing_by_digest
+SELECT mail_id, moved FROM imap_outgoing WHERE account = ? AND digest = ?;
+-- name: add_outgoing
+INSERT INTO imap_outgoing (account, digest, epoch, uid, mail_id, at) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (account, digest) DO UPDATE SET epoch = excluded.epoch, uid = excluded.uid;
+-- name: moved
+UPDATE imap_outgoing SET moved = 1 WHERE account = ? AND digest = ?;
+-- name: held
+SELECT held FROM imap_folder WHERE id = ?;
+-- name: messages_after
+SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message
+    WHERE folder = ?1 AND (epoch, uid) > (?2, ?3) ORDER BY epoch, uid LIMIT 5000;
+-- name: highest
+SELECT max(uid) FROM imap_message WHERE folder = ? AND epoch = ?;
+-- name: poison_of
+SELECT 1 FROM imap_poison p JOIN imap_folder f ON f.id = p.folder WHERE f.account = ? AND p.epoch = f.epoch LIMIT 1;

@@ -1,0 +1,143 @@
+"""The `sync` command: one pass of accounts, here or by the worker that runs already."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from workers.imap.archive import Locked, Root
+from workers.imap.books import Books, open_state
+from workers.imap.engine import Engine
+from workers.imap.jobs import Env
+from workers.imap.keys import Keys
+from workers.imap.limits import Limits
+from workers.imap.log import Log
+from workers.imap.reports import Reports
+from workers.imap.trouble import DISK, NETWORK
+from workers.mail.errors import IO, OK, TRY_AGAIN, USAGE, Refused
+from workers.spool.refusal import store_refused
+from workers.store.bell import ring
+from workers.store.database import StoreError
+
+if TYPE_CHECKING:
+    from workers.imap.member import Member
+    from workers.mail.config import Config
+    from workers.mail.imap_config import Account, Imap
+    from workers.store.sqlite import SqliteDatabase
+
+LOOK_S = 0.05  # between two looks whether the worker is done
+LOCK_LOOKS = 20  # between two tries whether it is gone
+PERSON = 1  # something needs a person
+
+
+def sync(config: Config, wanted: list[str]) -> int:
+    """Brings `wanted` accounts, or all, in step; 0, 75 when some can't be reached, 1 when a person is needed. Raises Refused."""
+    imap = config.imap
+    accounts = chosen(imap, wanted)
+    try:
+        while True:
+            root = Root(imap.root)
+            try:
+                root.lock()
+            except Locked:
+                root.close()
+                status = _ask(imap, accounts)
+                if status is not None:
+                    return status
+                continue  # it has ended meanwhile
+            try:
+                return _pass(imap, accounts, root)
+            finally:
+                root.close()
+    except StoreError as error:
+        raise store_refused(error) from None
+    except OSError as error:
+        raise Refused(IO, f"{error.filename or imap.root}: {error.strerror}") from None
+
+
+def chosen(imap: Imap, wanted: list[str]) -> list[Account]:
+    """The accounts of these names; all enabled ones for none. Raises Refused."""
+    if not wanted:
+        return [account for account in imap.accounts if account.enabled]
+    by_name = {account.name: account for account in imap.accounts}
+    for name in wanted:
+        if name not in by_name:
+            known = ", ".join(by_name) or "none: add [[imap.accounts]] to mail.toml"
+            raise Refused(USAGE, f"no account {name}; known are {known}")
+    return [by_name[name] for name in wanted]
+
+
+def _pass(imap: Imap, accounts: list[Account], root: Root) -> int:
+    books = Books(imap.state)
+    log = Log(imap.log)
+    engine = Engine(imap, Env(root, books, Keys(), Limits(), push=False), log)
+    reports = Reports(engine, None)
+    try:
+        for account in accounts:
+            engine.add(account).ask()
+        while not all(_is_over(member) for member in engine.members.values()):
+            engine.step(1.0)
+        members = list(engine.members.values())
+        reports.last()
+        return max((_status(member, books) for member in members), key=_weight, default=OK)
+    finally:
+        engine.close()
+        books.close()
+
+
+def _is_over(member: Member) -> bool:
+    if member.running or member.looking:
+        return False
+    return member.until > time.monotonic() or (member.looked == member.asked and not member.tasks)
+
+
+def _status(member: Member, books: Books) -> int:
+    if member.kind in (NETWORK, DISK):
+        return TRY_AGAIN
+    if member.kind or member.folder_problems:
+        return PERSON
+    return PERSON if books.run("poison_of", (member.key,)) else OK
+
+
+def _weight(status: int) -> int:
+    return (OK, TRY_AGAIN, PERSON).index(status)
+
+
+def _ask(imap: Imap, accounts: list[Account]) -> int | None:
+    """Has the running worker make the pass, and waits for it; None when that worker is gone."""
+    database = open_state(imap.state)
+    try:
+
+        def work(transaction: SqliteDatabase) -> dict[str, int]:
+            return {each.name: rows[0][0] for each in accounts if (rows := transaction.run("books.ask", (each.name,)))}
+
+        waiting = database.transact(work)  # type: ignore[arg-type]
+        ring(imap.state)
+        statuses = [OK]
+        looks = 0
+        while waiting:
+            for name, asked in list(waiting.items()):
+                done, kind, problem = database.run("books.progress", (name,))[0]
+                if done >= asked:
+                    del waiting[name]
+                    statuses.append(TRY_AGAIN if kind in (NETWORK, DISK) else PERSON if kind or problem else OK)
+            looks += 1
+            if waiting and looks % LOCK_LOOKS == 0 and is_free(imap):
+                return None
+            if waiting:
+                time.sleep(LOOK_S)
+        return max(statuses, key=_weight)
+    finally:
+        database.close()
+
+
+def is_free(imap: Imap) -> bool:
+    """Whether no worker runs."""
+    root = Root(imap.root)
+    try:
+        root.lock()
+    except Locked:
+        return False
+    finally:
+        root.close()
+    return True
