@@ -69,7 +69,7 @@ class Download:
         self._account = account
         self._caution = caution
         self._most_bytes = most_bytes
-        self._open: list[Incoming] = []
+        self._open: dict[Write, Incoming] = {}  # by what takes their bytes: several may come before the first is looked at
         self._batch: list[tuple[Incoming, Row]] = []
         self._batch_bytes = 0
         self._taken: set[int] = set()  # of the commands in hand
@@ -163,8 +163,9 @@ class Download:
         if size_bytes > self._most_bytes:
             raise self._refuse(head, f"a message of {size_bytes} bytes: that is more than {self._most_bytes:.0f}")
         incoming = self._box.incoming()
-        self._open.append(incoming)
-        return incoming.write
+        write: Write = incoming.write
+        self._open[write] = incoming
+        return write
 
     def _refuse(self, head: bytes, why: str) -> Lost:
         """Its bytes would have to be read past: that connection is given up; the message is known where it was named."""
@@ -177,19 +178,15 @@ class Download:
         return Lost(why)
 
     def _take(self, facts: Facts) -> None:
-        incoming = self._open.pop() if self._open else None
         body = facts.body
-        if incoming is not None and not isinstance(body, Literal):
-            incoming.drop()  # of another item of the same name, or of a response that makes no sense
-            incoming = None
+        incoming = self._open.pop(body.write, None) if isinstance(body, Literal) else None
         if body is None or facts.uid not in self._wanted or facts.uid in self._taken:
             if incoming is not None:
                 incoming.drop()
             return
-        if incoming is None:
+        if incoming is None:  # it came in quotes
             incoming = self._box.incoming()
-            if isinstance(body, bytes):
-                incoming.write(body)
+            incoming.write(body if isinstance(body, bytes) else b"")
         date = unix(facts.date)
         digest = incoming.finish(date)
         self._taken.add(facts.uid)
@@ -247,7 +244,7 @@ class Download:
         self.bytes += sum(row.size_bytes for _, row in batch)
 
     def _drop_open(self) -> None:
-        for incoming in self._open:
+        for incoming in self._open.values():
             incoming.drop()
         self._open.clear()
 
