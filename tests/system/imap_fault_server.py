@@ -55,7 +55,7 @@ class Fault(NamedTuple):
     """What the server does at a step in place of the proper answer: `times` times, where `when(command)` holds.
 
     Steps are CONNECT, TLS (the handshake), the verbs of commands (`UID FETCH`), BODY (before the value of BODY[]; the
-    command's `words` are then the UID) and DONE (behind the proper answer to any command).
+    command's `words` are then UID and folder) and DONE (behind the proper answer to any command).
     """
 
     step: str

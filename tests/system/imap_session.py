@@ -297,7 +297,7 @@ class Session:
                 section, _, partial = item.replace("BODY.PEEK[", "BODY[").partition("]")
                 origin = f"<{partial[1:].partition('.')[0]}>" if partial else ""
                 self.send(f" {section}]{origin} ".encode())
-                at_body = command._replace(words=[str(mail.uid).encode()])
+                at_body = command._replace(words=[str(mail.uid).encode(), self.name])
                 if section != "BODY[" or not self._fault("BODY", at_body):
                     self.send(literal(part(mail.content, section, partial)))
         self.send(b")\r\n")

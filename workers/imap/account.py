@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from workers.imap import names, sets
 from workers.imap.books import Folder
 from workers.imap.folder import tier_of
 from workers.imap.letters import unix
-from workers.imap.trouble import Declined
+from workers.imap.trouble import SERVER, Declined, Trouble
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from workers.imap.archive import Root
     from workers.imap.books import Books
     from workers.imap.session import Listed, Session, State
@@ -30,11 +33,16 @@ class Found:
         self.said: list[tuple[str, int]] = []
 
 
-def look(session: Session, root: Root, books: Books, account: Account, key: int, most_folders: int) -> Found:
-    """Lists the server's folders and brings ours in step with the list. Raises Trouble, Declined, StoreError, OSError."""
-    listed = _wanted(session.folders(most_folders), account)
+def look(
+    session: Session, root: Root, books: Books, account: Account, key: int, known: Iterable[Folder], most_folders: int
+) -> Found:
+    """Lists the server's folders and brings those that are `known` in step with the list. Raises Trouble, Declined, StoreError, OSError."""
+    everything = session.folders(most_folders)
+    listed = _wanted(everything, account)
     session.states(listed.values())
-    ours = {folder.name: folder for folder in books.folders(key)}
+    if not everything:
+        raise Trouble(SERVER, "the server lists no folder at all, though INBOX is always there")
+    ours = {folder.name: folder for folder in known}
     found = Found()
     vanished = [folder for name, folder in ours.items() if name not in listed]
     for name, each in listed.items():
@@ -45,9 +53,24 @@ def look(session: Session, root: Root, books: Books, account: Account, key: int,
         found.folders[folder.id] = folder
         if each.state is not None:
             found.states[folder.id] = each.state
+    there = {each.name for each in everything}
     for folder in vanished:
-        _remove(root, books, account, folder, found)
+        why = "is not copied any more" if folder.name in there else "is gone from the server"
+        _remove(root, books, account, folder, why, found)
     return found
+
+
+def clear_strays(root: Root, account: Account, folders: Iterable[Folder]) -> list[str]:
+    """Folders on disk that are none of the account's, as after a lost database: their messages go to `.removed`; what was done."""
+    known = {folder.path for folder in folders}
+    top = os.path.join(root.path, account.name)
+    said = []
+    for name in sorted(os.listdir(top)) if os.path.isdir(top) else ():
+        if name not in known and not name.startswith(".") and os.path.isdir(os.path.join(top, name, "cur")):
+            number = root.box(account.name, name).remove_all()
+            if number:
+                said.append(f"folder {name} on disk is none of the server's: {number} messages moved to .removed")
+    return said
 
 
 def has_moved(folder: Folder, state: State | None, session: Session) -> bool:
@@ -84,10 +107,11 @@ def _renamed(
         ):
             continue
         path = names.folder_path(each.name, each.delimiter)
-        box = root.box(account.name, folder.path)
         old = folder.path
-        box.make()
-        box.move(path)
+        try:
+            root.box(account.name, folder.path).move(path)
+        except OSError:
+            continue  # something lies there already: then it is a new folder, and messages are fetched
         books.run("rename_folder", (each.name, path, folder.id))
         vanished.remove(folder)
         folder.name, folder.path, folder.modseq, folder.clean = each.name, path, 0, False
@@ -119,8 +143,8 @@ def _has_our_messages(session: Session, books: Books, folder: Folder, each: List
     return all(shapes.get(row.uid) == (row.size_bytes, row.date) for row in rows)
 
 
-def _remove(root: Root, books: Books, account: Account, folder: Folder, found: Found) -> None:
-    """The server has the folder no more: its messages go to `.removed`."""
+def _remove(root: Root, books: Books, account: Account, folder: Folder, why: str, found: Found) -> None:
+    """The folder is to be here no more: its messages go to `.removed`."""
     number = root.box(account.name, folder.path).remove_all()
 
     def work(transaction: Transaction) -> None:
@@ -129,4 +153,4 @@ def _remove(root: Root, books: Books, account: Account, folder: Folder, found: F
         transaction.run("books.delete_folder", (folder.id,))
 
     books.do(work)
-    found.said.append((f"folder {folder.path} is gone from the server: {number} messages moved to .removed", folder.id))
+    found.said.append((f"folder {folder.path} {why}: {number} messages moved to .removed", folder.id))

@@ -168,7 +168,7 @@ class Box:
     def names(self) -> set[str]:
         """The names in cur. Ours that a mail reader has put into new come back first."""
         new = os.path.join(self.path, "new")
-        for name in os.listdir(new):
+        for name in os.listdir(new) if os.path.isdir(new) else ():
             if parse(name if ":2," in name else f"{name}:2,") is not None:
                 os.rename(os.path.join(new, name), os.path.join(self.cur, name if ":2," in name else f"{name}:2,"))
         return set(os.listdir(self.cur))
@@ -216,7 +216,7 @@ class Box:
 
     def remove_all(self) -> int:
         """Moves the whole folder to `.removed`; how many messages it had."""
-        done = self.remove(os.listdir(self.cur)) if os.path.isdir(self.cur) else 0
+        done = self.remove([name for name in self.names() if parse(name) is not None]) if os.path.isdir(self.cur) else 0
         self.drop_empty()
         return done
 
@@ -229,9 +229,10 @@ class Box:
                 return
 
     def move(self, path: str) -> None:
-        """Renames the folder on disk. Raises OSError."""
-        os.rename(self.path, os.path.join(self.account, path))
-        sync_folder(self.account)
+        """Renames the folder on disk, unless one that died here did so already. Raises OSError."""
+        if os.path.isdir(self.path):
+            os.rename(self.path, os.path.join(self.account, path))
+            sync_folder(self.account)
 
 
 def name_of(epoch: int, row: tuple[int, int, int, str]) -> str:

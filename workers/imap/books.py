@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from workers.imap import sets
 from workers.imap.letters import file_name
 from workers.imap.plan import Seen
-from workers.store.database import CORRUPT, StoreError
+from workers.store.database import CORRUPT, OTHER, StoreError
 from workers.store.group import GroupWriter
 from workers.store.sqlite import Schema, SqliteDatabase
 
@@ -95,10 +95,11 @@ def open_state(path: str) -> SqliteDatabase:
     """A connection to the state database, made if need be; one that is no database any more is set aside. Raises StoreError."""
     try:
         database = SqliteDatabase(path, SCHEMA, SCHEMA_VERSION)
-        database.run("books.accounts")
+        for name in ("account", "folder", "message", "poison", "outgoing"):
+            database.run(f"books.check_{name}")
         return database
     except StoreError as error:
-        if error.kind != CORRUPT:
+        if error.kind not in (CORRUPT, OTHER):
             raise
     set_aside(path)
     return SqliteDatabase(path, SCHEMA, SCHEMA_VERSION)

@@ -85,6 +85,7 @@ class Crew:
         name_thread(number)
         buffer = bytearray(BUFFER_BYTES)
         while (job := self._jobs.get()) is not None:
+            job.thread = number
             perform(job, self._env, buffer)
             self.done.put(job)
             os.write(self._wake_fd, b"\0")

@@ -69,6 +69,8 @@ class FolderPass:
             steps = plan.make(folder.seen(), state.key(), tier, full=full)
             if steps.new_epoch:
                 self._begin_epoch(state.epoch, full=full)
+                if folder.held:  # found by their names, and how old their flags are nobody knows
+                    steps.flags = "all"
                 changed, gone = [], []
             self._expunge(gone)
             self._apply_flags(changed if steps.flags == "told" else self._ask_flags(steps.flags))
@@ -169,8 +171,10 @@ class FolderPass:
         else:
             server = self._session.uids(state.messages, b"%d:*" % low if low > 1 else b"")
         server = sets.minus(server, [(1, low - 1)] if low > 1 else [])
-        if sets.count(server) > 2 * state.messages + 1000:
-            raise Trouble(SERVER, f"{folder.path}: it counts {state.messages} messages and names {sets.count(server)}")
+        named, counted = sets.count(server), self._session.now.messages
+        if named > 2 * counted + 1000 or (listing == "all" and named < counted):
+            self.outcome.contradiction = "ESEARCH" if self._session.can("ESEARCH") else ""
+            raise Trouble(SERVER, f"it counts {counted} messages and names {named}; nothing is believed gone")
         waiting, _ = self._books.poison(folder, time.time())
         missing, gone = plan.compare(server, self._books.uids(folder, low), waiting)
         self._expunge(gone)

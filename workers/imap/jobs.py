@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from workers.imap.account import Found, look
+from workers.imap.account import Found, clear_strays, look
 from workers.imap.folder import FolderPass, Outcome
 from workers.imap.greet import open_connection
 from workers.imap.session import Session
@@ -56,6 +56,7 @@ class Job:
         self.error: Trouble | StoreError | None = None
         self.bug: BaseException | None = None
         self.started = time.monotonic()
+        self.thread = 0
 
     def where(self) -> str:
         """Account, folder and command, for those who ask what hangs."""
@@ -119,7 +120,10 @@ def _look(job: Job, env: Env) -> None:
     session.heard_of.clear()
     session.folders_changed = False
     member = job.member
-    job.found = look(session, env.root, env.books, member.account, member.key, int(env.limits.folders))
+    known = list(member.folders.values())
+    job.found = look(session, env.root, env.books, member.account, member.key, known, int(env.limits.folders))
+    if not member.looked_at:
+        job.found.said += [(text, 0) for text in clear_strays(env.root, member.account, job.found.folders.values())]
 
 
 def _folder(job: Job, env: Env) -> None:

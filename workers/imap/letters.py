@@ -7,6 +7,7 @@ import time
 MARK = ".imap-sync"
 LETTERS = {"\\draft": "D", "\\flagged": "F", "\\answered": "R", "\\seen": "S", "\\deleted": "T"}
 FLAGS = {"D": "\\Draft", "F": "\\Flagged", "R": "\\Answered", "S": "\\Seen", "T": "\\Deleted"}
+MOST_DATE = 32  # bytes: none that means something is longer
 MONTHS = {
     b"jan": 1,
     b"feb": 2,
@@ -77,12 +78,12 @@ def flags_of(found: str) -> str:
 def unix(date: bytes | None) -> int:
     """INTERNALDATE (`17-Jul-1996 02:44:25 -0700`, RFC 3501 9) in Unix seconds; 0 for none that can be read."""
     try:
-        day, clock, zone = (date or b"").split()
+        day, clock, zone = (date or b"")[:MOST_DATE].split()
         number, month, year = day.split(b"-")
         hours, minutes, seconds = map(int, clock.split(b":"))
         offset_s = int(zone[1:3]) * 3600 + int(zone[3:5]) * 60
         days = _days(int(year), MONTHS[month.lower()], int(number))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         return 0
     return days * 86400 + hours * 3600 + minutes * 60 + seconds + (offset_s if zone[:1] == b"-" else -offset_s)
 

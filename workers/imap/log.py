@@ -23,13 +23,13 @@ class Log:
         self._lock = threading.Lock()
         self._files: dict[str, tuple[str, int]] = {}  # by kind: the day and the descriptor
 
-    def say(self, text: str, *ids: int) -> None:
-        """What happened, with the ids of account and folder."""
-        self._write("info", text, ids)
+    def say(self, text: str, *ids: int, thread: int | None = None) -> None:
+        """What happened, with the ids of account and folder; in the calling thread, or in `thread`."""
+        self._write("info", text, ids, thread)
 
-    def complain(self, text: str, *ids: int) -> None:
+    def complain(self, text: str, *ids: int, thread: int | None = None) -> None:
         """What went wrong."""
-        self._write("error", text, ids)
+        self._write("error", text, ids, thread)
 
     def trace(self, text: str, *ids: int) -> None:
         """What was said on a connection."""
@@ -43,12 +43,14 @@ class Log:
                 os.close(fd)
             self._files.clear()
 
-    def _write(self, kind: str, text: str, ids: tuple[int, ...]) -> None:
+    def _write(self, kind: str, text: str, ids: tuple[int, ...], thread: int | None = None) -> None:
         now = time.localtime()
         words = plain(text) if kind != "debug" else text[:DEBUG_SIGNS]
         tail = f" [{','.join(map(str, ids))}]" if ids else ""
         head = time.strftime("%Y-%m-%d %H:%M:%S", now)
-        line = f"[{head}][#{os.getpid()}.t{thread_number()}] {words}{tail}\n".encode("utf-8", "replace")
+        line = f"[{head}][#{os.getpid()}.t{thread_number() if thread is None else thread}] {words}{tail}\n".encode(
+            "utf-8", "replace"
+        )
         with suppress(OSError):
             os.write(1, line)
         if self._folder is not None:

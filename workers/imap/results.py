@@ -16,10 +16,12 @@ from workers.imap.trouble import AUTH, DISK, SERVER, Lost, Trouble
 from workers.mail.words import seconds
 
 if TYPE_CHECKING:
+    from workers.imap.books import Folder
     from workers.imap.engine import Engine
     from workers.imap.folder import Outcome
     from workers.imap.jobs import Job
     from workers.imap.member import Member
+    from workers.imap.session import Session
 
 AT_ONCE_AGAIN = 16  # connections lost one after another in passes that get on all the same
 
@@ -57,7 +59,7 @@ class Results:
             member.well()
         member.folders = found.folders
         for text, folder_id in found.said:
-            self._log.say(text, member.id, folder_id)
+            self._log.say(text, member.id, folder_id, thread=job.thread)
         imap, now, name = self._engine.imap, time.time(), member.account.name
         whole = member.full_look or (job.asked > member.answered and tier_of(session) == plan.PLAIN)
         for folder in member.folders.values():
@@ -69,7 +71,7 @@ class Results:
                 priority = schedule.HIGH if high else schedule.LOW if low else schedule.NORMAL
                 member.want(folder.id, priority, full=full and folder.synced_at > 0)
             elif high:
-                self._log.say("received 0 new messages in 0s", member.id, folder.id)
+                self._log.say("received 0 new messages in 0s", member.id, folder.id, thread=job.thread)
         member.full_look = False
         member.looked, member.looked_at = job.asked, now
         pause_s = schedule.recent_s(imap, present=member.is_present)
@@ -81,15 +83,15 @@ class Results:
         if folder is None:
             return
         if job.error is None:
-            self._log.say(told(outcome, time.monotonic() - outcome.started), member.id, folder.id)
+            self._log.say(told(outcome, time.monotonic() - outcome.started), member.id, folder.id, thread=job.thread)
             member.folder_problems.pop(folder.id, None)
             if outcome.more:
                 member.want(folder.id, schedule.REST, full=job.full)
-            elif session is not None and session.news:
+            elif session is not None and _has_news(session, outcome, folder):
                 member.want(folder.id, schedule.PUSHED)
         for uid, why in outcome.poison:
             text = f"message {uid} of folder {folder.path} is left out and tried again later: {why}"
-            self._log.complain(text, member.id, folder.id)
+            self._log.complain(text, member.id, folder.id, thread=job.thread)
         if outcome.contradiction and outcome.contradiction not in member.demoted:
             self._demote(member, outcome.contradiction)
             if session is not None:
@@ -108,25 +110,31 @@ class Results:
         name = member.account.name
         if folder is not None:
             if trouble.kind == SERVER:
-                self._log.complain(f"folder {folder.path}: {trouble}; tried again at the next look", *ids)
+                self._log.complain(f"folder {folder.path}: {trouble}; tried again at the next look", *ids, thread=job.thread)
                 member.folder_problems[folder.id] = str(trouble)
                 return
             member.want(folder.id, schedule.REST, full=job.full)
             if isinstance(trouble, Lost) and (job.connected or not job.opens) and member.losses < AT_ONCE_AGAIN:
                 member.losses += 1
-                self._log.say(f"connection lost: {trouble}; goes on with a new one", *ids)
+                self._log.say(f"connection lost: {trouble}; goes on with a new one", *ids, thread=job.thread)
                 return
         if trouble.kind == AUTH and member.account.token_command is not None and not member.token_refused:
             member.token_refused = True  # one more try, with a token that is surely new
             self._engine.env.keys.forget(member.account)
-            self._log.say(f"account {name}: {trouble}; asks for a new token", *ids)
+            self._log.say(f"account {name}: {trouble}; asks for a new token", *ids, thread=job.thread)
             return
         before = (member.kind, member.problem)
         now = time.monotonic()
         pause_s = member.rests(trouble, now, random.random())
         member.look_at = min(member.look_at, member.until)
         if (member.kind, member.problem) != before:
-            self._log.complain(f"account {name}: {trouble}; next try in {seconds(pause_s)}", *ids)
+            self._log.complain(f"account {name}: {trouble}; next try in {seconds(pause_s)}", *ids, thread=job.thread)
+
+
+def _has_news(session: Session, outcome: Outcome, folder: Folder) -> bool:
+    """Whether something came during a pass. A server that only says so, and has as many messages, is not asked for ever."""
+    changed = outcome.fetched or outcome.flagged or outcome.expunged
+    return session.news and bool(changed or session.now.messages != folder.messages)
 
 
 def told(outcome: Outcome, span_s: float) -> str:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from workers.imap.archive import Locked, Root, prune_removed
-from workers.imap.books import Books, open_state
+from workers.imap.books import Books, open_state, set_aside
 from workers.imap.engine import Engine
 from workers.imap.jobs import Env
 from workers.imap.keys import Keys
@@ -23,7 +23,7 @@ from workers.mail.notify import Notifier
 from workers.mail.words import plain
 from workers.spool.refusal import store_refused
 from workers.store.bell import Bell
-from workers.store.database import StoreError
+from workers.store.database import CORRUPT, StoreError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -43,7 +43,11 @@ def run(config: Config) -> int:
     try:
         status = Worker(config).run()
     except StoreError as error:
-        raise store_refused(error) from None
+        if error.kind != CORRUPT:
+            raise store_refused(error) from None
+        Log(config.imap.log).complain(f"{error}; it is set aside and made anew from what lies on disk")
+        set_aside(config.imap.state)
+        status = RELOAD
     except Locked as error:
         raise Refused(TRY_AGAIN, f"{error}; one worker at a time keeps the copies") from None
     except OSError as error:

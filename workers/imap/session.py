@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from workers.imap.connection import Take
     from workers.imap.sets import Ranges
 
 STATUS_ITEMS = (b"UIDVALIDITY", b"UIDNEXT", b"MESSAGES")
@@ -85,6 +86,7 @@ class Session:
         self.news = False  # something of the selected folder has changed
         self.heard_of: dict[bytes, State | None] = {}  # other folders that NOTIFY told of
         self.folders_changed = False
+        self._listing = False  # what LIST and STATUS tell was asked for
         self.watching = ""  # "notify" or "idle" while the server pushes
         self.at_rest = False  # no command of ours is on the way, but for one that lets the server speak
         self.is_watched = False  # what is needed for the server to tell of news was done
@@ -141,7 +143,11 @@ class Session:
         words = b'LIST "" "*"'
         if self.can("LIST-STATUS"):
             words += b" RETURN (STATUS (" + self._status_items() + b"))"
-        self.connection.command(words, take=take)
+        self._listing = True
+        try:
+            self.connection.command(words, take=take)
+        finally:
+            self._listing = False
         return list(found.values())
 
     def states(self, folders: Iterable[Listed]) -> None:
@@ -157,16 +163,21 @@ class Session:
                     if name in by_name:
                         by_name[name].state, by_name[name].mailbox_id = state, mailbox_id
 
-            tags = []
-            for each in part:
-                argument = mailbox(each.name)
-                if argument is not None:
-                    tags.append(self.connection.send(b"STATUS ", argument, b" (" + self._status_items() + b")"))
-            for tag in tags:
-                try:
-                    self.connection.wait(tag, take)
-                except Declined:
-                    continue  # gone meanwhile, or not ours to read
+            self._listing = True
+            try:
+                self._status_of(part, take)
+            finally:
+                self._listing = False
+
+    def _status_of(self, folders: list[Listed], take: Take) -> None:
+        tags = []
+        for each in folders:
+            argument = mailbox(each.name)
+            if argument is not None:
+                tags.append(self.connection.send(b"STATUS ", argument, b" (" + self._status_items() + b")"))
+        for tag in tags:
+            with suppress(Declined):  # gone meanwhile, or not ours to read
+                self.connection.wait(tag, take)
 
     def examine(self, name: bytes, known: tuple[int, int] | None) -> tuple[State, list[Facts], Ranges]:
         """Opens a folder to read. `known` (epoch, modseq) asks for what has changed since (QRESYNC, RFC 7162 3.2.5).
@@ -283,7 +294,7 @@ class Session:
         events = b"(MessageNew MessageExpunge FlagChange)"
         self.watching = "notify"  # what is told during the command counts already
         try:
-            self.connection.command(b"NOTIFY SET (selected-delayed %s) (personal (%s MailboxName)))" % (events, events[1:-1]))
+            self.connection.command(b"NOTIFY SET (selected %s) (personal (%s MailboxName))" % (events, events[1:-1]))
         except Declined:
             self.watching = ""
             self._without |= {"NOTIFY"}
@@ -298,7 +309,7 @@ class Session:
     def start_rest(self) -> None:
         """Hands the turn to the server; what it says is read by whoever waits."""
         self.at_rest, self.rested_at = True, time.monotonic()
-        if self.watching == "idle" and self._idle is None:
+        if self.watching and self._idle is None and self.can("IDLE"):
             self._idle = self.connection.send(b"IDLE")
 
     def end_rest(self) -> None:
@@ -353,26 +364,36 @@ class Session:
                 each = facts(response)
                 if each is not None:
                     self._examined.append(each)
-            self.news = self.news or self.at_rest  # else it may well be what was asked for
-        elif kind in (b"EXISTS", b"EXPUNGE"):
-            if kind == b"EXISTS":
-                self.now.messages = response.number
+            elif self.at_rest:  # else it may well be what was asked for
+                self.news = True
+        elif kind == b"EXISTS":
+            self.news = self.news or response.number != self.now.messages
+            self.now.messages = response.number
+        elif kind == b"EXPUNGE":
+            self.now.messages -= 1
             self.news = True
-        elif kind == b"VANISHED":
-            if self._collect and response.values and isinstance(response.values[-1], bytes):
-                try:
-                    self._vanished += sets.parse(response.values[-1])
-                except ValueError:
-                    raise Lost("VANISHED: a set that is none") from None
-            self.news = True
-        elif kind == b"STATUS" and self.watching == "notify":
+        elif kind == b"VANISHED" and response.values and isinstance(response.values[-1], bytes):
+            self._vanish(response.values)
+        elif kind == b"STATUS" and self.watching == "notify" and not self._listing:
             name, state, _ = status(response)
             if name is not None:
                 self.heard_of[name] = state
-        elif kind == b"LIST" and self.watching == "notify":
+        elif kind == b"LIST" and self.watching == "notify" and not self._listing:
             self.folders_changed = True
         elif kind == b"OK" and response.code:
             self._read_code(response.code)
+
+    def _vanish(self, values: list[Any]) -> None:
+        """Messages are gone: before the folder was opened (EARLIER), or now (RFC 7162 3.2.10)."""
+        try:
+            gone = sets.parse(values[-1])
+        except ValueError:
+            raise Lost("VANISHED: a set that is none") from None
+        if isinstance(values[0], list):
+            self._vanished += gone if self._collect else []
+        else:
+            self.now.messages -= sets.count(gone)
+            self.news = True
 
     def _read_code(self, code: list[Any]) -> None:
         value = number(code[1]) if len(code) > 1 else None

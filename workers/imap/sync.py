@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from workers.imap.archive import Locked, Root
-from workers.imap.books import Books, open_state
+from workers.imap.books import Books, open_state, set_aside
 from workers.imap.engine import Engine
 from workers.imap.jobs import Env
 from workers.imap.keys import Keys
@@ -17,7 +17,7 @@ from workers.imap.trouble import DISK, NETWORK
 from workers.mail.errors import IO, OK, TRY_AGAIN, USAGE, Refused
 from workers.spool.refusal import store_refused
 from workers.store.bell import ring
-from workers.store.database import StoreError
+from workers.store.database import CORRUPT, StoreError
 
 if TYPE_CHECKING:
     from workers.imap.member import Member
@@ -47,6 +47,10 @@ def sync(config: Config, wanted: list[str]) -> int:
                 continue  # it has ended meanwhile
             try:
                 return _pass(imap, accounts, root)
+            except StoreError as error:
+                if error.kind != CORRUPT:
+                    raise
+                set_aside(imap.state)  # all of it is made anew from what lies on disk
             finally:
                 root.close()
     except StoreError as error:

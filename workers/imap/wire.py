@@ -282,8 +282,8 @@ def pairs(values: list[Any]) -> dict[bytes, Any]:
 
 
 def number(value: Any) -> int | None:
-    """A number that a server sent; None for anything else."""
-    return int(value) if isinstance(value, bytes) and value.isdigit() and len(value) <= 20 else None
+    """A number that a server sent, of at most 63 bits (RFC 7162 7); None for anything else."""
+    return int(value) if isinstance(value, bytes) and value.isdigit() and len(value) <= 19 and int(value) < 1 << 63 else None
 
 
 def quoted(word: bytes) -> bytes | None:

@@ -96,3 +96,15 @@ SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message
 SELECT max(uid) FROM imap_message WHERE folder = ? AND epoch = ?;
 -- name: poison_of
 SELECT 1 FROM imap_poison p JOIN imap_folder f ON f.id = p.folder WHERE f.account = ? AND p.epoch = f.epoch LIMIT 1;
+-- name: check_account
+SELECT key, name, mode, state, kind, problem, until, synced_at, demoted, present_until, debug_until, asked, done
+    FROM imap_account LIMIT 0;
+-- name: check_folder
+SELECT id, account, name, delimiter, path, epoch, uidnext, modseq, messages, held, mailbox_id, synced_at, full_at, mtime_ns, epochs
+    FROM imap_folder LIMIT 0;
+-- name: check_message
+SELECT folder, epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message LIMIT 0;
+-- name: check_poison
+SELECT folder, epoch, uid, why, tries, since, next_try FROM imap_poison LIMIT 0;
+-- name: check_outgoing
+SELECT * FROM imap_outgoing LIMIT 0;

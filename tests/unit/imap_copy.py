@@ -1,0 +1,398 @@
+"""The local side of the convergence tests: a process that can die or fail anywhere, accidents, and what must hold."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+from tests.unit.imap_world import FakeSession, Server
+from workers.imap import archive, download, folder, heal
+from workers.imap.account import has_moved, look
+from workers.imap.archive import REMOVED, Root, name_of
+from workers.imap.books import Books, Folder, Row
+from workers.imap.download import Caution
+from workers.imap.folder import FolderPass, Outcome
+from workers.imap.letters import flag_text, parse, unix
+from workers.imap.trouble import Declined, Lost, Trouble
+from workers.mail.imap_config import Account
+from workers.store.database import FULL, StoreError
+
+NAME = "me@x"
+KILL, LOST = "kill", "lost"  # the process ends there; or that one thing fails and the process goes on
+STEPS = ("rename", "link", "unlink", "utime", "open")
+
+
+class Killed(BaseException):
+    """SIGKILL."""
+
+
+class Fate:
+    """Ends or disturbs a process at the step number `at`; 0 never."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.kind = KILL
+        self.count = 0
+        self.dead = False
+
+    def set(self, at: int, kind: str) -> None:
+        """From now on counted."""
+        self.at, self.kind, self.count = at, kind, 0
+
+    def step(self, what: str) -> None:
+        """Called before each effect. A dead process has none any more."""
+        if self.dead:
+            raise Killed
+        self.count += 1
+        if self.count != self.at:
+            return
+        if self.kind == KILL:
+            self.dead = True
+            raise Killed
+        if what.startswith("session"):
+            raise Lost("the connection is gone")
+        if what == "books":
+            raise StoreError(FULL, "no space")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FragileBooks(Books):
+    """Dies before or after a commit."""
+
+    def __init__(self, path: str, fate: Fate) -> None:
+        super().__init__(path)
+        self._fate = fate
+
+    def do(self, work: Callable[[Any], Any]) -> Any:
+        self._fate.step("books")
+        found = super().do(work)
+        if self._fate.kind == KILL:
+            self._fate.step("books")
+        return found
+
+
+class Disk:
+    """Stands for `os` in the archive: each change of the disk is a step; knows what was written and not synced."""
+
+    def __init__(self, fate: Fate) -> None:
+        self._fate = fate
+        self.unsynced: set[str] = set()
+        self.torn: list[str] = []
+        self._paths: dict[int, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(os, name)
+        if name not in STEPS:
+            return found
+
+        def step(*arguments: Any, **options: Any) -> Any:
+            self._fate.step(name)
+            return found(*arguments, **options)
+
+        return step
+
+    def open(self, path: str, *arguments: Any) -> int:
+        self._fate.step("open")
+        fd = os.open(path, *arguments)
+        self._paths[fd] = path
+        self.unsynced.add(path)
+        return fd
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """At its end a process may have written half of it; and a write may always be short."""
+        half = max(1, len(data) // 2)
+        try:
+            self._fate.step("write")
+        except Killed:
+            if self._fate.count == self._fate.at:
+                os.write(fd, memoryview(data)[:half])
+            raise
+        return os.write(fd, memoryview(data)[:half])
+
+    def rename(self, source: str, target: str) -> None:
+        self._fate.step("rename")
+        os.rename(source, target)
+        if source in self.unsynced:
+            self.torn.append(target)
+
+    def sync(self, paths: list[str]) -> None:
+        self._fate.step("sync")
+        self.unsynced.difference_update(paths)
+
+    def sync_folder(self, path: str) -> None:
+        self._fate.step("sync_folder")
+        assert os.path.isdir(path)
+
+
+class InlineThread:
+    """A thread that runs at its start, or only when it is waited for: both may happen, and here they happen again."""
+
+    lazy = False
+
+    def __init__(self, *, target: Callable[..., None], args: tuple[Any, ...], daemon: bool) -> None:
+        self._work: Callable[[], None] | None = lambda: target(*args)
+        if daemon and not self.lazy:
+            self.join()
+
+    def start(self) -> None:
+        """See join."""
+
+    def join(self) -> None:
+        """Runs it, if it has not run yet."""
+        work, self._work = self._work, None
+        if work is not None:
+            work()
+
+
+def patch(monkeypatch: Any) -> None:
+    """Small batches, so that few messages meet every border; and threads that do the same each time."""
+    monkeypatch.setattr(download, "threading", SimpleNamespace(Thread=InlineThread))
+    monkeypatch.setattr(download, "BATCH", 3)
+    monkeypatch.setattr(heal, "WINDOW", 4)
+    monkeypatch.setattr(heal, "HEADERS", 2)
+    monkeypatch.setattr(folder, "WINDOW", 4)
+
+
+class Process:
+    """One life of the worker, for one account. Its disk is the module global `os` of the archive: one process at a time."""
+
+    def __init__(self, home: str, server: Server) -> None:
+        self.server = server
+        self.fate = Fate()
+        self.disk = Disk(self.fate)
+        for name, value in (("os", self.disk), ("sync_folder", self.disk.sync_folder)):
+            setattr(archive, name, value)
+        self.root = Root(os.path.join(home, "mail"))
+        self.root.syncer.sync = self.disk.sync  # type: ignore[method-assign]
+        self.books = FragileBooks(os.path.join(home, "imap.db"), self.fate)
+        self.account = Account(name=NAME, host="h")
+        self.key: int = self.books.account(NAME)[0]
+        self.folders: dict[int, Folder] = {each.id: each for each in self.books.folders(self.key)}
+        self.cautions: dict[int, Caution] = {}
+
+    def session(self, races: dict[int, tuple[str, int, int, int]] | None = None, style: int = 0) -> FakeSession:
+        """A new connection."""
+        session = FakeSession(self.server, self.fate.step, style=style)
+        session.races = dict(races or {})
+        return session
+
+    def run(self, session: FakeSession, *, full: bool) -> list[Outcome]:
+        """A look and a pass of each folder that has moved. Raises what they raise, but for a folder that is gone."""
+        found = look(session, self.root, self.books, self.account, self.key, list(self.folders.values()), 100)
+        self.folders = found.folders
+        wanted = [each for each in found.folders.values() if full or not each.clean or has_moved(each, found.states.get(each.id), session)]
+        return [outcome for each in wanted if (outcome := self.bring(session, each, full=full)) is not None]
+
+    def push(self, session: FakeSession, *, full: bool) -> list[Outcome]:
+        """Passes of the folders that are known, without a look."""
+        known = list(self.folders.values())
+        return [outcome for each in known if (outcome := self.bring(session, each, full=full)) is not None]
+
+    def bring(self, session: FakeSession, each: Folder, *, full: bool) -> Outcome | None:
+        """A pass of a folder; None when the server says No."""
+        box = self.root.box(NAME, each.path)
+        caution = self.cautions.setdefault(each.id, Caution())
+        try:
+            return FolderPass(session, box, self.books, each, self.key, caution).run(
+                full=full, enough=lambda: False, most_bytes=1e9
+            )
+        except Declined:
+            return None
+
+    def close(self) -> None:
+        """Its end."""
+        self.books.close()
+        self.root.close()
+        archive.os = os  # type: ignore[misc]
+        archive.sync_folder = _sync_folder
+
+
+_sync_folder = archive.sync_folder
+
+
+class Copy:
+    """What is on disk, over the lives of processes."""
+
+    def __init__(self, home: str, server: Server) -> None:
+        self.home = home
+        self.server = server
+        self.process: Process | None = None
+        self.ever: set[bytes] = set()  # content that was in a folder, and that no accident has taken
+
+    def live(self) -> Process:
+        """The process; a new one when there is none."""
+        if self.process is None:
+            self.process = Process(self.home, self.server)
+        return self.process
+
+    def die(self) -> None:
+        """Without a word: what it had in hand is gone with it."""
+        if self.process is not None:
+            self.process.fate.dead = True
+            self.process.close()
+            self.process = None
+
+    def disturbed(self, how: tuple[int, str, bool, bool, int], races: dict[int, tuple[str, int, int, int]]) -> None:
+        """A pass that is cut at a step, by the end of the process or a fault."""
+        at, kind, full, pushed, style = how
+        process = self.live()
+        process.fate.set(at, kind)
+        before = self.messages()
+        session = process.session(races, style)
+        InlineThread.lazy = bool(style & 8)
+        try:
+            with suppress(Trouble, StoreError, OSError):
+                (process.push if pushed and process.folders else process.run)(session, full=full)
+        except Killed:
+            self.die()
+        assert not process.disk.torn, "renamed before it was synced"
+        process.fate.set(0, KILL)
+        self.note(before)
+
+    def note(self, before: dict[tuple[str, int, int], bytes]) -> None:
+        """What was on disk before a pass, and is on the server, is on disk; what is gone from there is in .removed."""
+        now = self.messages()
+        there = {
+            (process_path(name), box.epoch, uid): each.content
+            for name, box in self.server.boxes.items()
+            for uid, each in box.messages.items()
+        }
+        for key, content in before.items():
+            if there.get(key) == content:
+                assert now.get(key) == content or content in self.removed() , f"lost: {key}"
+        self.ever |= set(now.values())
+        kept = set(now.values()) | self.removed()
+        assert self.ever <= kept, f"gone without a trace: {self.ever - kept}"
+
+    def files(self) -> list[str]:
+        """All message files of the account, of .removed too; anything elsewhere is a mistake."""
+        found = []
+        for top, _, names in os.walk(self.home):
+            for name in names:
+                path = os.path.join(top, name)
+                if top == self.home:
+                    assert name.startswith("imap.db"), path
+                else:
+                    assert path.startswith(os.path.join(self.home, "mail", NAME) + os.sep), path
+                    found.append(path)
+        return found
+
+    def messages(self) -> dict[tuple[str, int, int], bytes]:
+        """The content of all messages in folders, by folder, epoch and UID."""
+        found = {}
+        for path in self.files():
+            where = os.path.relpath(path, os.path.join(self.home, "mail", NAME)).split(os.sep)
+            if where[0] != REMOVED and where[1] in ("cur", "new"):
+                name = parse(where[2] if ":2," in where[2] else f"{where[2]}:2,")
+                assert name is not None, path
+                key = where[0], name.epoch, name.uid
+                assert key not in found, f"doubled: {path}"
+                found[key] = content_of(path)
+        return found
+
+    def removed(self) -> set[bytes]:
+        """What is in .removed."""
+        mark = os.sep + REMOVED + os.sep
+        return {content_of(path) for path in self.files() if mark in path}
+
+    def accident(self, what: str, first: int) -> None:
+        """Something happens to our files, the process living or not."""
+        current = sorted(path for path in self.files() if f"{os.sep}{REMOVED}{os.sep}" not in path and f"{os.sep}cur{os.sep}" in path)
+        path = current[first % len(current)] if current else ""
+        if what == "delete" and path:
+            content = content_of(path)
+            os.unlink(path)
+            if content not in set(self.messages().values()) | self.removed():
+                self.ever.discard(content)
+        elif what == "letters" and path:
+            os.rename(path, path.partition(":2,")[0] + (":2,", ":2,FS", ":2,aT")[first % 3])
+        elif what == "new" and path:
+            name = os.path.basename(path)
+            base = name.partition(":2,")[0] if first % 2 else name
+            os.rename(path, os.path.join(os.path.dirname(os.path.dirname(path)), "new", base))
+        elif what == "tmp" and path:
+            tmp = os.path.join(os.path.dirname(os.path.dirname(path)), "tmp", f"imap-sync.1.{first}")
+            with open(tmp, "wb") as file:
+                file.write(b"half")
+        elif what in ("forget", "garbage", "rows", "row"):
+            self.die()
+            self._spoil_books(what, first)
+        elif what == "restart":
+            self.die()
+
+    def _spoil_books(self, what: str, first: int) -> None:
+        path = os.path.join(self.home, "imap.db")
+        if not os.path.exists(path):
+            return
+        if what in ("forget", "garbage"):
+            for suffix in ("-wal", "-shm", ""):
+                if os.path.exists(path + suffix):
+                    os.unlink(path + suffix)
+            if what == "garbage":
+                with open(path, "wb") as file:
+                    file.write(b"no database at all, but long enough to look like one\n" * 100)
+            return
+        database = sqlite3.connect(path)
+        try:
+            database.execute("DELETE FROM imap_message" + (" WHERE uid % 3 = ?" if what == "row" else ""), (first % 3,) * (what == "row"))
+            database.commit()
+        finally:
+            database.close()
+
+    def converge(self) -> None:
+        """Undisturbed passes, everything compared; then all is equal, and there is nothing more to do."""
+        for _ in range(2):
+            before = self.messages()
+            process = self.live()
+            process.run(process.session(), full=True)
+            self.note(before)
+        self.check()
+        process = self.live()
+        for full in (False, True):
+            for session in (process.session(), process.session()):
+                for each in process.run(session, full=full) + process.push(session, full=full):
+                    assert (each.fetched, each.flagged, each.expunged, each.healed, each.more, each.contradiction) == (0, 0, 0, 0, False, "")
+        self.check()
+
+    def check(self) -> None:
+        """Files and rows are what the server has, in content, letters and flags; nothing else lies about."""
+        process = self.live()
+        wanted: dict[str, bytes] = {}
+        rows: set[tuple[str, int, int, str]] = set()
+        for name, box in self.server.boxes.items():
+            path = process_path(name)
+            for uid, each in box.messages.items():
+                flags = flag_text(each.flags)
+                rows.add((path, box.epoch, uid, flags))
+                shape = (uid, len(each.content), unix(each.date), flags)
+                wanted[os.path.join(path, "cur", name_of(box.epoch, shape))] = each.content
+        account = os.path.join(self.home, "mail", NAME)
+        found = {os.path.relpath(path, account): content_of(path) for path in self.files()}
+        assert {path: each for path, each in found.items() if not path.startswith(REMOVED)} == wanted
+        mine: list[tuple[str, int, int, str]] = []
+        for each_folder in process.books.folders(process.key):
+            held: list[tuple[int, Row]] = list(process.books.each(each_folder))
+            mine += [(each_folder.path, epoch, row.uid, row.flags) for epoch, row in held]
+            assert each_folder.held == len(held)
+            assert process.books.poison(each_folder, 0) == ([], 0)
+        assert sorted(mine) == sorted(rows)
+        folders = {each for each in os.listdir(account) if each != REMOVED} if os.path.isdir(account) else set()
+        assert folders == {process_path(name) for name in self.server.boxes}
+
+
+def process_path(name: bytes) -> str:
+    """The folder on disk."""
+    from workers.imap.names import folder_path
+
+    return folder_path(name, b"/")
+
+
+def content_of(path: str) -> bytes:
+    """Of a file."""
+    with open(path, "rb") as file:
+        return file.read()

@@ -1,0 +1,344 @@
+"""An IMAP server in memory, at the level of workers.imap.session.Session: folders, messages, MODSEQs, and races."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from workers.imap import sets
+from workers.imap.letters import MONTHS
+from workers.imap.session import Facts, Listed, Session, State
+from workers.imap.sets import Ranges
+from workers.imap.trouble import Declined
+from workers.imap.wire import Literal, Write
+
+QRESYNC, CONDSTORE, PLAIN = "qresync", "condstore", "plain"
+CAPABILITIES = {QRESYNC: {"QRESYNC", "CONDSTORE", "ENABLE"}, CONDSTORE: {"CONDSTORE", "ENABLE"}, PLAIN: set()}
+FLAGS: tuple[tuple[bytes, ...], ...] = (
+    (),
+    (b"\\Seen",),
+    (b"\\Flagged", b"\\SEEN"),
+    (b"$Forwarded",),
+    (b"\\Answered", b"kw", b"\\Draft"),
+    (b"KW", b"\\Deleted"),
+)
+NAMES = (b"INBOX", b"a", b"b/c", b"..", b"cur")
+START = 10**9  # MODSEQ: each step back divides it, so that it never catches up with what was seen
+
+
+def internal_date(second: int) -> bytes:
+    """INTERNALDATE of a second in 2001."""
+    months = {number: name for name, number in MONTHS.items()}
+    return b"%2d-%s-2001 00:00:%02d +0000" % (1 + second // 60 % 28, months[1 + second // 1680 % 12].title(), second % 60)
+
+
+class Message:
+    """One message of one folder."""
+
+    def __init__(self, content: bytes, date: bytes, flags: tuple[bytes, ...], identity: bytes) -> None:
+        self.content = content
+        self.date = date
+        self.flags = flags
+        self.identity = identity
+        self.modseq = 0
+
+    def copy(self) -> Message:
+        """The same content, elsewhere."""
+        return Message(self.content, self.date, self.flags, self.identity)
+
+
+class Mailbox:
+    """One folder of the server."""
+
+    def __init__(self, epoch: int, identity: bytes) -> None:
+        self.epoch = epoch
+        self.identity = identity
+        self.uidnext = 1
+        self.modseq = START
+        self.messages: dict[int, Message] = {}
+        self.gone: list[tuple[int, int]] = []  # modseq, uid
+
+    def add(self, message: Message) -> None:
+        """A new message."""
+        self.modseq += 1
+        message.modseq = self.modseq
+        self.messages[self.uidnext] = message
+        self.uidnext += 1
+
+    def expunge(self, uid: int) -> Message:
+        """A message goes."""
+        self.modseq += 1
+        self.gone.append((self.modseq, uid))
+        return self.messages.pop(uid)
+
+    def flag(self, uid: int, flags: tuple[bytes, ...]) -> None:
+        """A message gets other flags."""
+        self.modseq += 1
+        self.messages[uid].flags = flags
+        self.messages[uid].modseq = self.modseq
+
+    def renumber(self, epoch: int, messages: list[Message], gap: int) -> None:
+        """UIDVALIDITY changes."""
+        self.epoch, self.uidnext, self.messages, self.gone, self.modseq = epoch, 1 + gap, {}, [], START
+        for each in messages:
+            self.add(each)
+
+    def go_back(self) -> None:
+        """The server's memory of changes begins anew, lower."""
+        self.modseq //= 10
+        self.gone.clear()
+        for each in self.messages.values():
+            each.modseq = self.modseq
+
+    def state(self, tier: str) -> State:
+        """As STATUS and EXAMINE tell it."""
+        return State(self.epoch, self.uidnext, len(self.messages), 0 if tier == PLAIN else self.modseq)
+
+
+class Server:
+    """The server. `offers` are capabilities; `sent_bytes` counts the content that left it."""
+
+    def __init__(self, tier: str, *, identities: bool) -> None:
+        self.tier = tier
+        self.identities = identities
+        self.offers = CAPABILITIES[tier] | ({"OBJECTID"} if identities else set())
+        self.epochs = 100
+        self.made = 0
+        self.boxes: dict[bytes, Mailbox] = {}
+        self.create(b"INBOX")
+        self.sent_bytes = 0
+        self.sent_uids: list[int] = []
+
+    def create(self, name: bytes) -> Mailbox:
+        """A new folder."""
+        self.epochs += 1
+        self.boxes[name] = Mailbox(self.epochs, b"F%d" % self.epochs)
+        return self.boxes[name]
+
+    def message(self, kind: int, like: Message | None = None) -> Message:
+        """A message: 0 of its own shape, 1 of the shape of others, 2 a copy of `like`, 3 without a body, 4 empty, 5 that and like."""
+        self.made += 1
+        number, identity = self.made, b"M%d" % self.made
+        flags = FLAGS[number % len(FLAGS)]
+        if kind == 2 and like is not None:
+            return Message(like.content, like.date, flags, like.identity if number % 2 else identity)
+        if kind == 1:
+            return Message(b"Subject: %08d\r\n\r\nsame shape" % number, internal_date(0), flags, identity)
+        if kind == 3:
+            return Message(b"Subject: %d\r\n" % number, internal_date(number), flags, identity)
+        if kind == 4:
+            return Message(b"", internal_date(0), flags, b"M0")
+        return Message(b"Subject: %d\r\n\r\n" % number + b"x" * number, internal_date(number), flags, identity)
+
+    def apply(self, event: tuple[str, int, int, int]) -> None:
+        """A change by others. `event`: what, and numbers that choose folder, message and more."""
+        what, first, second, third = event
+        name = sorted(self.boxes)[first % len(self.boxes)]
+        getattr(self, f"_{what}")(name, self.boxes[name], second, third)
+
+    def _append(self, _: bytes, box: Mailbox, which: int, kind: int) -> None:
+        like = list(box.messages.values())[which % len(box.messages)] if box.messages else None
+        box.add(self.message(kind, like))
+
+    def _many(self, name: bytes, box: Mailbox, number: int, kind: int) -> None:
+        for each in range(2 + number % 7):
+            self._append(name, box, each, kind)
+
+    def _flag(self, _: bytes, box: Mailbox, which: int, flags: int) -> None:
+        if box.messages:
+            box.flag(sorted(box.messages)[which % len(box.messages)], FLAGS[flags % len(FLAGS)])
+
+    def _expunge(self, _: bytes, box: Mailbox, which: int, __: int) -> None:
+        if box.messages:
+            box.expunge(sorted(box.messages)[which % len(box.messages)])
+
+    def _move(self, _: bytes, box: Mailbox, which: int, target: int) -> None:
+        if box.messages:
+            to = self.boxes[sorted(self.boxes)[target % len(self.boxes)]]
+            to.add(box.expunge(sorted(box.messages)[which % len(box.messages)]))
+
+    def _copy(self, _: bytes, box: Mailbox, which: int, target: int) -> None:
+        if box.messages:
+            to = self.boxes[sorted(self.boxes)[target % len(self.boxes)]]
+            to.add(box.messages[sorted(box.messages)[which % len(box.messages)]].copy())
+
+    def _make(self, _: bytes, __: Mailbox, which: int, number: int) -> None:
+        free = [name for name in NAMES if name not in self.boxes]
+        if free:
+            box = self.create(free[which % len(free)])
+            for _each in range(number):
+                box.add(self.message(0))
+
+    def _rename(self, name: bytes, box: Mailbox, which: int, renumbered: int) -> None:
+        free = [name for name in NAMES if name not in self.boxes]
+        if name != b"INBOX" and free:
+            self.boxes[free[which % len(free)]] = self.boxes.pop(name)
+            if renumbered % 3 == 0:
+                self._anew(name, box, which, renumbered)
+
+    def _drop(self, name: bytes, _: Mailbox, __: int, ___: int) -> None:
+        if name != b"INBOX":
+            del self.boxes[name]
+
+    def _anew(self, _: bytes, box: Mailbox, gap: int, __: int) -> None:
+        """UIDVALIDITY changes, the messages stay."""
+        self.epochs += 1
+        box.renumber(self.epochs, [each.copy() for _, each in sorted(box.messages.items())], gap % 3)
+
+    def _other(self, _: bytes, box: Mailbox, number: int, kind: int) -> None:
+        """UIDVALIDITY changes, the messages are others."""
+        self.epochs += 1
+        box.renumber(self.epochs, [self.message(kind) for _ in range(number)], 0)
+
+    def _back(self, _: bytes, box: Mailbox, __: int, ___: int) -> None:
+        box.go_back()
+
+    def _refill(self, _: bytes, box: Mailbox, number: int, same: int) -> None:
+        """Emptied, and filled again."""
+        old = [box.expunge(uid) for uid in sorted(box.messages)]
+        for each in old if same % 2 else [self.message(0) for _ in range(number)]:
+            box.add(each)
+
+
+class FakeSession(Session):
+    """A connection. `step` is called before each thing it does; `races` are events by the number of that call.
+
+    `loud`: the server tells of them at once; `quoted`: content comes in quotes, `nil`: a message that is gone is answered
+    with NIL, and all flags are told in between.
+    """
+
+    def __init__(self, server: Server, step: Callable[[str], None], *, style: int = 0) -> None:
+        super().__init__()
+        self.server = server
+        self.races: dict[int, tuple[str, int, int, int]] = {}
+        self._step = step
+        self._count = 0
+        self._loud, self._quoted, self._nil = bool(style & 1), bool(style & 2), bool(style & 4)
+
+    def can(self, name: str) -> bool:
+        return name in self.server.offers
+
+    def _point(self, what: str) -> None:
+        self._step(f"session.{what}")
+        self._count += 1
+        race = self.races.pop(self._count, None)
+        if race is not None:
+            before = self._box().state(QRESYNC).key() if self.selected in self.server.boxes else None
+            self.server.apply(race)
+            after = self._box().state(QRESYNC).key() if self.selected in self.server.boxes else None
+            self.news = self.news or (self._loud and before != after)
+
+    def _box(self) -> Mailbox:
+        box = self.server.boxes.get(self.selected or b"")
+        if box is None:
+            raise Declined(b"NO", b"NONEXISTENT", "no such folder")
+        return box
+
+    def folders(self, most: int) -> list[Listed]:
+        self._point("folders")
+        found = [Listed(name, b"/", frozenset()) for name in self.server.boxes]
+        return [*found, Listed(b"[x]", b"/", frozenset((b"\\NOSELECT",)))]
+
+    def states(self, folders: Iterable[Listed]) -> None:
+        self._point("states")
+        for each in folders:
+            box = self.server.boxes.get(each.name)
+            if box is not None:
+                each.state = box.state(self.server.tier)
+                each.mailbox_id = box.identity if self.server.identities else None
+
+    def examine(self, name: bytes, known: tuple[int, int] | None) -> tuple[State, list[Facts], Ranges]:
+        self._point("examine")
+        self.selected, self.news = None, False
+        if name not in self.server.boxes:
+            raise Declined(b"NO", b"NONEXISTENT", "no such folder")
+        self.selected = name
+        box = self._box()
+        changed: list[Facts] = []
+        gone: list[int] = []
+        if known is not None and self.server.tier == QRESYNC and known[0] == box.epoch:
+            changed = [self._facts(uid, b"FLAGS") for uid, each in sorted(box.messages.items()) if each.modseq > known[1]]
+            gone = sorted(uid for modseq, uid in box.gone if modseq > known[1])
+        return box.state(self.server.tier), changed, sets.of(gone)
+
+    def changed_since(self, modseq: int, below: int) -> list[Facts]:
+        self._point("changed_since")
+        found = sorted(self._box().messages.items())
+        return [self._facts(uid, b"FLAGS") for uid, each in found if uid < max(2, below) and each.modseq > modseq]
+
+    def uids(self, messages: int, ranges: bytes = b"") -> Ranges:
+        self._point("uids")
+        return sets.of(self._chosen(ranges)) if ranges else sets.of(sorted(self._box().messages))
+
+    def _chosen(self, ranges: bytes) -> list[int]:
+        """`5:*` always has the last one in it (RFC 3501 9, seq-range)."""
+        there = sorted(self._box().messages)
+        if ranges.endswith(b":*"):
+            return [uid for uid in there if uid >= int(ranges[:-2]) or uid == there[-1]]
+        wanted = sets.parse(ranges)
+        return [uid for uid in there if any(low <= uid <= high for low, high in wanted)]
+
+    def facts(self, words: bytes) -> list[Facts]:
+        self._point("facts")
+        _, _, ranges, items = words.split(b" ", 3)
+        return [self._facts(uid, items) for uid in self._chosen(ranges)]
+
+    def _facts(self, uid: int, items: bytes) -> Facts:
+        message = self._box().messages[uid]
+        found = Facts(uid)
+        found.flags = message.flags if b"FLAGS" in items else None
+        found.size_bytes = len(message.content) if b"SIZE" in items else -1
+        found.date = message.date if b"DATE" in items else None
+        found.identity = message.identity if b"EMAILID" in items else None
+        return found
+
+    def messages(
+        self,
+        parts: Iterable[tuple[bytes, Ranges]],
+        open_literal: Callable[[bytes, int], Write | None],
+        take: Callable[[Facts], None],
+        done: Callable[[Ranges], None],
+    ) -> None:
+        source = iter(parts)
+        waiting = [part for part in (next(source, None), next(source, None)) if part is not None]
+        while waiting:
+            items, ranges = waiting.pop(0)
+            self._point("fetch")
+            for uid in self._chosen(sets.text(ranges)):
+                self._point("message")
+                self._send(uid, items, open_literal, take)
+            done(ranges)
+            part = next(source, None)
+            if part is not None:
+                waiting.append(part)
+
+    def _send(
+        self, uid: int, items: bytes, open_literal: Callable[[bytes, int], Write | None], take: Callable[[Facts], None]
+    ) -> None:
+        message = self._box().messages.get(uid)
+        if message is None:
+            if self._nil:
+                take(Facts(uid))
+            return
+        whole = b"BODY.PEEK[]" in items
+        body = message.content if whole else message.content[: message.content.find(b"\r\n\r\n") + 4 or None]
+        if b"\r\n\r\n" not in message.content:
+            body = message.content
+        if self._nil:  # news of another one
+            take(self._facts(max(self._box().messages), b"FLAGS"))
+        found = self._facts(uid, items)
+        told: Any = body
+        if not self._quoted:
+            write = open_literal(b"* 1 FETCH (UID %d %s " % (uid, b"BODY[]" if whole else b"BODY[HEADER]"), len(body))
+            if write is not None:
+                for start in range(0, len(body), 20):
+                    self._point("bytes")
+                    write(memoryview(body)[start : start + 20])
+                told = Literal(len(body), write)
+        if whole:
+            found.body = told
+            self.server.sent_bytes += len(body)
+            self.server.sent_uids.append(uid)
+        else:
+            found.header = told
+        take(found)
