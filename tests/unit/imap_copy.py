@@ -6,13 +6,13 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from types import SimpleNamespace
 from typing import Any
 
 from tests.unit.imap_world import FakeSession, Server
 from workers.imap import archive, download, folder, heal
-from workers.imap.account import has_moved, look
+from workers.imap.account import clear_strays, has_moved, look
 from workers.imap.archive import REMOVED, Root, name_of
 from workers.imap.books import Books, Folder, Row
 from workers.imap.download import Caution
@@ -171,8 +171,10 @@ class Process:
         self.root.syncer.sync = self.disk.sync  # type: ignore[method-assign]
         self.books = FragileBooks(os.path.join(home, "imap.db"), self.fate)
         self.account = Account(name=NAME, host="h")
-        self.key: int = self.books.account(NAME)[0]
-        self.folders: dict[int, Folder] = {each.id: each for each in self.books.folders(self.key)}
+        row, folders = self.books.accounts([NAME])[NAME]
+        self.key: int = row[0]
+        self.folders: dict[int, Folder] = {each.id: each for each in folders}
+        self.looked = False
         self.cautions: dict[int, Caution] = {}
 
     def session(self, races: dict[int, tuple[str, int, int, int]] | None = None, style: int = 0) -> FakeSession:
@@ -185,6 +187,9 @@ class Process:
         """A look and a pass of each folder that has moved. Raises what they raise, but for a folder that is gone."""
         found = look(session, self.root, self.books, self.account, self.key, list(self.folders.values()), 100)
         self.folders = found.folders
+        if not self.looked:
+            clear_strays(self.root, self.account, found.folders.values())
+            self.looked = True
         wanted = [each for each in found.folders.values() if full or not each.clean or has_moved(each, found.states.get(each.id), session)]
         return [outcome for each in wanted if (outcome := self.bring(session, each, full=full)) is not None]
 
@@ -316,6 +321,7 @@ class Copy:
             base = name.partition(":2,")[0] if first % 2 else name
             os.rename(path, os.path.join(os.path.dirname(os.path.dirname(path)), "new", base))
         elif what == "tmp" and path:
+            self.die()  # only one that died leaves something
             tmp = os.path.join(os.path.dirname(os.path.dirname(path)), "tmp", f"imap-sync.1.{first}")
             with open(tmp, "wb") as file:
                 file.write(b"half")
@@ -337,12 +343,10 @@ class Copy:
                 with open(path, "wb") as file:
                     file.write(b"no database at all, but long enough to look like one\n" * 100)
             return
-        database = sqlite3.connect(path)
-        try:
-            database.execute("DELETE FROM imap_message" + (" WHERE uid % 3 = ?" if what == "row" else ""), (first % 3,) * (what == "row"))
+        some = f" WHERE uid % 3 = {first % 3}" if what == "row" else ""
+        with closing(sqlite3.connect(path)) as database, suppress(sqlite3.DatabaseError):
+            database.execute(f"DELETE FROM imap_message{some}")
             database.commit()
-        finally:
-            database.close()
 
     def converge(self) -> None:
         """Undisturbed passes, everything compared; then all is equal, and there is nothing more to do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from tests.unit.imap_world import CONDSTORE, PLAIN, QRESYNC, Server
 
 EXAMPLES = int(os.environ.get("SEMGUARD_HISTORIES", "60"))
 TIERS = (QRESYNC, CONDSTORE, PLAIN)
+
+START = [("many", 0, 4, 0), ("make", 0, 0, 3), ("append", 0, 1, 2), ("append", 0, 0, 1), ("append", 0, 0, 1)]
 
 few = st.integers(0, 7)
 server_events = st.tuples(
@@ -56,6 +59,8 @@ def small_batches() -> Iterator[None]:
 def play(server: Server, history: list[tuple[str, Any]]) -> None:
     """The history, and then it must converge."""
     with tempfile.TemporaryDirectory() as home:
+        for each in START:
+            server.apply(each)
         copy = Copy(home, server)
         try:
             for kind, what in history:
@@ -79,3 +84,90 @@ def test_every_history_converges(tier: str, identities: bool) -> None:
         play(Server(tier, identities=identities), history)
 
     run()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_flags_that_changed_while_there_was_no_database_are_read_again(tier: str, tmp_path: Path) -> None:
+    server = Server(tier, identities=False)
+    for uid in range(1, 4):
+        server.boxes[b"INBOX"].add(server.message(0))
+        server.boxes[b"INBOX"].flag(uid, (b"kw",))
+    copy = Copy(str(tmp_path), server)
+    copy.disturbed((0, KILL, False, False, 0), {})
+    copy.accident("forget", 0)
+    server.boxes[b"INBOX"].flag(2, (b"\\Seen", b"other"))
+    server.sent_bytes = 0
+    copy.converge()
+    copy.die()
+    assert server.sent_bytes == 0
+
+
+@pytest.mark.parametrize("identities", [False, True])
+@pytest.mark.parametrize("tier", TIERS)
+def test_another_uidvalidity_with_the_same_messages_downloads_nothing_unambiguous(
+    tier: str, identities: bool, tmp_path: Path
+) -> None:
+    server = Server(tier, identities=identities)
+    box = server.boxes[b"INBOX"]
+    for number in range(12):
+        box.add(server.message(0))
+    for _ in range(3):
+        box.add(server.message(1))
+    copy = Copy(str(tmp_path), server)
+    copy.converge()
+    assert sorted(server.sent_uids) == list(range(1, 16))
+    server.sent_uids.clear()
+    server._anew(b"INBOX", box, 2, 0)
+    box.flag(5, (b"kw", b"\\Answered"))
+    copy.converge()
+    copy.die()
+    ambiguous = [] if identities else sorted(box.messages)[-3:]
+    assert sorted(server.sent_uids) == ambiguous
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_another_uidvalidity_with_other_messages_downloads_them_and_keeps_the_old_ones(tier: str, tmp_path: Path) -> None:
+    server = Server(tier, identities=False)
+    box = server.boxes[b"INBOX"]
+    old = [server.message(1) for _ in range(4)]
+    for each in old:
+        box.add(each)
+    copy = Copy(str(tmp_path), server)
+    copy.converge()
+    server.sent_uids.clear()
+    server._other(b"INBOX", box, 4, 1)  # of the same sizes and dates
+    copy.converge()
+    assert sorted(server.sent_uids) == sorted(box.messages)
+    assert copy.removed() == {each.content for each in old}
+    copy.die()
+
+
+def test_a_server_that_comes_back_empty_leaves_all_in_removed(tmp_path: Path) -> None:
+    server = Server(QRESYNC, identities=False)
+    for _ in range(5):
+        server.boxes[b"INBOX"].add(server.message(0))
+    contents = {each.content for each in server.boxes[b"INBOX"].messages.values()}
+    copy = Copy(str(tmp_path), server)
+    copy.converge()
+    server._other(b"INBOX", server.boxes[b"INBOX"], 0, 0)
+    copy.converge()
+    assert copy.removed() == contents
+    copy.die()
+
+
+@pytest.mark.parametrize("kind", [KILL, LOST])
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_first_pass_cut_at_every_step_gets_on(tier: str, kind: str) -> None:
+    """Cut at step 1, 2, 3, … one after the other, over one copy: nothing is lost, and it comes to an end."""
+    with tempfile.TemporaryDirectory() as home:
+        server = Server(tier, identities=False)
+        for number in range(9):
+            server.boxes[b"INBOX"].add(server.message(number % 3, server.message(0)))
+        copy = Copy(home, server)
+        try:
+            for at in range(1, 160):
+                copy.disturbed((at, kind, False, False, at % 16), {})
+            assert len(copy.messages()) == 9
+            copy.converge()
+        finally:
+            copy.die()

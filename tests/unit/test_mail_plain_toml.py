@@ -102,6 +102,28 @@ def test_sections_with_a_quoted_name_are_read_or_refused_exactly_as_tomllib_does
     assert parse(text) == by_tomllib(text)
 
 
+REPEATED = st.sampled_from(["[[r.a]]", "[[r.b]] # x", "[r]", "[s]", "[[s.a]]", 'a = "v"', "j = 1", 'b = ["x"]', "b = []"])
+
+
+@given(st.lists(REPEATED, max_size=7).map("\n".join))
+def test_repeated_sections_mean_the_same_to_tomllib(text: str) -> None:
+    table = parse(text)
+    if table is not None:
+        assert table == by_tomllib(text)
+
+
+def test_accounts_are_read_without_tomllib() -> None:
+    text = '[imap]\nthreads = 3\n[[imap.accounts]]\nname = "a"\n[[imap.accounts]] # second\nname = "b"\n[relay]\nhost = "h"\n'
+    assert (
+        parse(text)
+        == by_tomllib(text)
+        == {
+            "imap": {"threads": 3, "accounts": [{"name": "a"}, {"name": "b"}]},
+            "relay": {"host": "h"},
+        }
+    )
+
+
 @pytest.mark.parametrize("text", ['r = 1\n[r."a"]', '[r]\na = 1\n[r."a"]', '[r."a"]\n[r."a"]'])
 def test_a_quoted_name_that_is_taken_is_refused_by_both(text: str) -> None:
     assert parse(text) is None
@@ -136,7 +158,6 @@ def test_a_quoted_name_that_is_taken_is_refused_by_both(text: str) -> None:
         '"a" = 1',
         "[a.b]",
         "[[a]]",
-        "[[a.b]]",
         '[[a."b"]]',
         "k = 1.5",
         "k = 010",

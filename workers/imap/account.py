@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from workers.imap import names, sets
 from workers.imap.books import Folder
@@ -11,6 +10,7 @@ from workers.imap.folder import tier_of
 from workers.imap.letters import unix
 from workers.imap.trouble import SERVER, Declined, Trouble
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -31,25 +31,34 @@ class Found:
         self.folders: dict[int, Folder] = {}
         self.states: dict[int, State] = {}
         self.said: list[tuple[str, int]] = []
+        self.outbox: Listed | None = None
+        self.sent: bytes | None = None  # the folder for what is sent, when it is there
 
 
 def look(
     session: Session, root: Root, books: Books, account: Account, key: int, known: Iterable[Folder], most_folders: int
 ) -> Found:
-    """Lists the server's folders and brings those that are `known` in step with the list. Raises Trouble, Declined, StoreError, OSError."""
+    """Lists the server's folders and brings ours in step with the list; `known` are those in hand.
+
+    Raises Trouble, Declined, StoreError, OSError.
+    """
     everything = session.folders(most_folders)
-    listed = _wanted(everything, account)
-    session.states(listed.values())
+    listed = wanted(everything, account)
+    found = Found()
+    _find_outbox(everything, account, found)
+    session.states({id(each): each for each in (*listed.values(), found.outbox) if each is not None}.values())
     if not everything:
         raise Trouble(SERVER, "the server lists no folder at all, though INBOX is always there")
-    ours = {folder.name: folder for folder in known}
-    found = Found()
+    in_hand = {folder.id: folder for folder in known}  # which folders there are, the database says
+    ours = {row.name: in_hand.get(row.id, row) for row in books.folders(key)}
     vanished = [folder for name, folder in ours.items() if name not in listed]
     for name, each in listed.items():
         folder = ours.get(name)
         if folder is None:
             folder = _renamed(session, root, books, account, each, vanished, found) or _new(books, key, each)
         folder.mailbox_id = each.mailbox_id or folder.mailbox_id
+        folder.listed = each.said
+        folder.clean = folder.synced_at > 0 and root.box(account.name, folder.path).is_as_left(folder.mtime_ns)
         found.folders[folder.id] = folder
         if each.state is not None:
             found.states[folder.id] = each.state
@@ -60,8 +69,19 @@ def look(
     return found
 
 
+def _find_outbox(everything: list[Listed], account: Account, found: Found) -> None:
+    """The folders whose names the config gives; INBOX is never the outbox."""
+    for each in everything if account.outbox is not None else ():
+        if each.attributes & UNSELECTABLE:
+            continue
+        if names.is_named(account.outbox or "", each.name, each.delimiter) and not names.is_inbox(each.name):
+            found.outbox = each
+        elif names.is_named(account.sent or "", each.name, each.delimiter):
+            found.sent = each.name
+
+
 def clear_strays(root: Root, account: Account, folders: Iterable[Folder]) -> list[str]:
-    """Folders on disk that are none of the account's, as after a lost database: their messages go to `.removed`; what was done."""
+    """Folders on disk that are none of the account's, as after a lost database, go to `.removed`; what was done."""
     known = {folder.path for folder in folders}
     top = os.path.join(root.path, account.name)
     said = []
@@ -78,7 +98,7 @@ def has_moved(folder: Folder, state: State | None, session: Session) -> bool:
     return state is None or not folder.seen().is_same(state.key(), tier_of(session))
 
 
-def _wanted(listed: list[Listed], account: Account) -> dict[bytes, Listed]:
+def wanted(listed: list[Listed], account: Account) -> dict[bytes, Listed]:
     """The folders that can be opened and that the config takes. INBOX is one, in whatever case it comes."""
     found: dict[bytes, Listed] = {}
     for each in listed:
@@ -91,7 +111,23 @@ def _wanted(listed: list[Listed], account: Account) -> dict[bytes, Listed]:
 def _new(books: Books, key: int, each: Listed) -> Folder:
     path = names.folder_path(each.name, each.delimiter)
     values = (key, each.name, each.delimiter, path, each.mailbox_id)
-    row = (books.run("add_folder", values)[0][0], each.name, each.delimiter, path, 0, 0, 0, 0, 0, each.mailbox_id, 0.0, 0.0, 0, 0)
+    row = (
+        books.run("add_folder", values)[0][0],
+        each.name,
+        each.delimiter,
+        path,
+        0,
+        0,
+        0,
+        0,
+        0,
+        each.mailbox_id,
+        0.0,
+        0.0,
+        0,
+        0,
+        0,
+    )
     return Folder(row)
 
 
@@ -109,6 +145,7 @@ def _renamed(
         path = names.folder_path(each.name, each.delimiter)
         old = folder.path
         try:
+            root.box(account.name, path).drop_empty()
             root.box(account.name, folder.path).move(path)
         except OSError:
             continue  # something lies there already: then it is a new folder, and messages are fetched
@@ -134,7 +171,7 @@ def _has_our_messages(session: Session, books: Books, folder: Folder, each: List
     ours = books.uids(folder)
     uids = [*sets.numbers(sets.take(ours, PROBES)[0]), ours[-1][1]]
     try:
-        session.examine(each.name, None)
+        session.examine(each.said, None)
         there = session.facts(b"UID FETCH " + sets.text(sets.of(sorted(set(uids)))) + b" (UID RFC822.SIZE INTERNALDATE)")
     except Declined:
         return False

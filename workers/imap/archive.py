@@ -7,19 +7,19 @@ lies in cur is whole, and a file that the database does not know is known by its
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap.letters import file_name, parse
 from workers.imap.syncing import Syncer
 from workers.store.durable import make_folder, sync_folder, sync_upwards
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REMOVED = ".removed"
+OURS = "imap-sync."  # what names in tmp begin with
 DIGEST_BYTES = 16
 FREE_BYTES = 8 << 20  # what is left for the database
 
@@ -68,6 +68,8 @@ class Incoming:
         self.path = path
         self.size_bytes = 0
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        import hashlib
+
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
 
     def write(self, part: memoryview | bytes) -> None:
@@ -125,13 +127,20 @@ class Box:
     def clear_tmp(self) -> None:
         """Takes away what one that died here has left."""
         for name in os.listdir(self.tmp):
-            if name.startswith("imap-sync."):
+            if name.startswith(OURS):
                 os.unlink(os.path.join(self.tmp, name))
+
+    def is_as_left(self, mtime_ns: int) -> bool:
+        """Whether cur is as it was at `mtime_ns`, and nothing of ours lies in tmp."""
+        try:
+            return self.mtime_ns() == mtime_ns and not any(name.startswith(OURS) for name in os.listdir(self.tmp))
+        except OSError:
+            return False
 
     def incoming(self) -> Incoming:
         """A new message in tmp. Raises OSError."""
         self._count += 1
-        return Incoming(os.path.join(self.tmp, f"imap-sync.{os.getpid()}.{id(self):x}.{self._count}"))
+        return Incoming(os.path.join(self.tmp, f"{OURS}{os.getpid()}.{id(self):x}.{self._count}"))
 
     def publish(self, files: list[tuple[str, str]]) -> None:
         """Makes files of tmp (or of another folder, to be linked) messages of cur: synced, renamed, the folder synced.
@@ -148,7 +157,7 @@ class Box:
 
     def link(self, source: str, name: str) -> bool:
         """Gives a message of another folder a second name here; False where that can't be done."""
-        target = os.path.join(self.tmp, f"imap-sync.{os.getpid()}.link")
+        target = os.path.join(self.tmp, f"{OURS}{os.getpid()}.link")
         try:
             if os.path.lexists(target):
                 os.unlink(target)
@@ -208,6 +217,8 @@ class Box:
                 for each in ("tmp", "new", "cur"):
                     make_folder(os.path.join(self._removed, each))
             os.rename(path, os.path.join(target, name))
+            if os.path.lexists(path):  # both were names of one file: rename(2) does nothing then
+                os.unlink(path)
             done += 1
         if done:
             sync_folder(target)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap import sets
 from workers.imap.letters import file_name
@@ -16,8 +15,9 @@ from workers.store.database import CORRUPT, OTHER, StoreError
 from workers.store.group import GroupWriter
 from workers.store.sqlite import Schema, SqliteDatabase
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from workers.imap.sets import Ranges
@@ -43,6 +43,7 @@ class Folder:
         "full_at",
         "held",
         "id",
+        "listed",
         "mailbox_id",
         "messages",
         "modseq",
@@ -68,7 +69,10 @@ class Folder:
         self.full_at: float = row[11]
         self.mtime_ns: int = row[12]
         self.epochs: int = row[13]
+        self.listed = self.name  # as the server has listed it last: INBOX comes in any case
         self.clean = False
+        if row[14] != self.held:  # somebody was at the rows
+            self.mtime_ns = 0
 
     def seen(self) -> Seen:
         """What the plan is made of."""
@@ -128,16 +132,29 @@ class Books:
         """One statement of books.sql. Raises StoreError."""
         return self.do(lambda transaction: transaction.run(f"books.{name}", values))
 
+    def post(self, work: Callable[[Transaction], object]) -> None:
+        """Runs `work` some time; what becomes of it, nobody hears."""
+        self._writer.do(work)
+
     def close(self) -> None:
         """After what was handed in before."""
         self._writer.close()
 
-    def account(self, name: str) -> tuple[Any, ...]:
-        """The row of an account: key, demoted, present_until, debug_until, asked, done. Raises StoreError."""
+    def accounts(self, names: Iterable[str]) -> dict[str, tuple[tuple[Any, ...], list[Folder]]]:
+        """The rows of accounts (key, demoted, present_until, debug_until, asked, done), made if need be, and their folders.
 
-        def work(transaction: Transaction) -> tuple[Any, ...]:
-            transaction.run("books.add_account", (name,))
-            return transaction.run("books.account", (name,))[0]
+        Raises StoreError.
+        """
+
+        def work(transaction: Transaction) -> dict[str, tuple[tuple[Any, ...], list[Folder]]]:
+            found = {}
+            for name in names:
+                rows = transaction.run("books.account", (name,))
+                if not rows:
+                    transaction.run("books.add_account", (name,))
+                    rows = transaction.run("books.account", (name,))
+                found[name] = (rows[0], [Folder(row) for row in transaction.run("books.folders", (rows[0][0],))])
+            return found
 
         return self.do(work)
 
@@ -182,7 +199,11 @@ class Books:
 
     def settle(self, folder: Folder, *, exactly: bool) -> None:
         """The folder is in step: its watermarks move together. `exactly`: the rows are counted again. Raises StoreError."""
-        values = {slot: getattr(folder, slot) for slot in Folder.__slots__ if slot not in ("name", "delimiter", "path", "clean")}
+        values = {
+            slot: getattr(folder, slot)
+            for slot in Folder.__slots__
+            if slot not in ("name", "delimiter", "path", "clean", "listed")
+        }
 
         def work(transaction: Transaction) -> list[tuple[Any, ...]]:
             transaction.run("books.settle" if exactly else "books.settle_quick", values)

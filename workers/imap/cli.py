@@ -74,9 +74,67 @@ def _sync(config: Config, words: Words) -> int:
     return sync(config, words.operands)
 
 
+def _status(config: Config, words: Words) -> int:
+    import time
+
+    from workers.imap.status import as_json, status, status_text
+
+    found = status(config)
+    return _print(as_json(found) if "--json" in words.flags else status_text(found, config, time.time()))
+
+
+def _folders(config: Config, words: Words) -> int:
+    import time
+
+    from workers.imap.status import as_json, folders, folders_text
+    from workers.imap.visit import only
+
+    found = folders(config.imap, only(config.imap, words.operands, "folders"))
+    return _print(as_json(found) if "--json" in words.flags else folders_text(found, time.time()))
+
+
+def _why(config: Config, words: Words) -> int:
+    from workers.imap.visit import only
+    from workers.imap.why import why
+
+    return _print(why(config, only(config.imap, words.operands, "why")))
+
+
+def _verify(config: Config, words: Words) -> int:
+    from workers.imap.verify import verify
+
+    return verify(config, words.operands, content="--content" in words.flags)
+
+
+def _check(config: Config, _: Words) -> int:
+    from workers.imap.check import check
+
+    return check(config)
+
+
+def _present(config: Config, words: Words) -> int:
+    from workers.imap.visit import only
+    from workers.imap.wishes import present
+
+    return _print(present(config.imap, only(config.imap, words.operands, "present"), words.one("--for")))
+
+
+def _log_level(config: Config, words: Words) -> int:
+    from workers.imap.wishes import log_level
+
+    return _print(log_level(config, words.operands, words.one("--for")))
+
+
 COMMANDS: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...], str]] = {  # function, flags, options, operands
     "run": (_run, (), (), ""),
     "sync": (_sync, (), (), "ACCOUNT"),
+    "status": (_status, ("--json",), (), ""),
+    "folders": (_folders, ("--json",), (), "ACCOUNT"),
+    "why": (_why, (), (), "ACCOUNT"),
+    "verify": (_verify, ("--content",), (), "ACCOUNT"),
+    "check": (_check, (), (), ""),
+    "present": (_present, (), ("--for",), "ACCOUNT"),
+    "log-level": (_log_level, (), ("--for",), "debug, info or ACCOUNT"),
 }
 
 

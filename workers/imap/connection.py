@@ -12,6 +12,7 @@ from workers.imap.wire import Reader, Response, WireError, Write
 from workers.mail.words import plain
 
 Take = Callable[[Response], None]
+TEXT_BYTES = 64 << 20  # of all that is no message in the answer to one command
 NON_SYNC_BYTES = 4096  # RFC 7888 5: LITERAL- takes no more at once
 
 
@@ -160,18 +161,20 @@ class Connection:
 
     def _read_until(self, done: Callable[[], bool]) -> None:
         started = time.monotonic()
-        first = self.stream.received_bytes
+        first, first_text = self.stream.received_bytes, self._reader.text_bytes
         while not done():
             now = time.monotonic()
             allowed = self._limits.command_s + (self.stream.received_bytes - first) / LEAST_RATE
             left = started + allowed - now
             if left <= 0:
-                raise Lost(f"{self.doing}: no end of the answer within {allowed:.0f} s")
+                raise Lost(f"{self.doing}: no end of the answer within {allowed:.0f} s", silent=True)
+            if self._reader.text_bytes - first_text > TEXT_BYTES:
+                raise Lost(f"{self.doing}: more than {TEXT_BYTES} bytes in answer")
             limit = min(self._limits.stall_s, left)
             try:
                 got = self._read(limit)
             except (TimeoutError, BlockingIOError):
-                raise Lost(f"{self.doing}: nothing came for {limit:.0f} s") from None
+                raise Lost(f"{self.doing}: nothing came for {limit:.0f} s", silent=True) from None
             if not got:
                 raise Lost(f"{self.doing}: closed by the server" + (f" ({self._bye})" if self._bye else ""))
 

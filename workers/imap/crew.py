@@ -6,11 +6,11 @@ import os
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap.jobs import BUFFER_BYTES, perform
 from workers.imap.log import name_thread
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from workers.imap.jobs import Env, Job
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
 
 from workers.imap import sets
 from workers.imap.archive import Incoming, name_of
@@ -16,6 +15,7 @@ from workers.imap.letters import flag_text, unix
 from workers.imap.trouble import Declined, Lost
 from workers.imap.wire import Literal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -78,6 +78,7 @@ class Download:
         self._too_big = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self.blames = False
         self.fetched = 0
         self.bytes = 0
         self.missing: list[int] = []
@@ -108,12 +109,14 @@ class Download:
         return not self.left
 
     def _fetch(self, enough: Callable[[], bool]) -> None:
+        if self._session.wants_compression():
+            self._session.compress()
         items = ITEMS % self._identity()
         asked = self.left
 
         def parts() -> Iterator[tuple[bytes, Ranges]]:
             nonlocal asked
-            while asked and not enough():
+            while asked and not enough() and not self._session.wants_compression():
                 part, asked = sets.take(asked, self._caution.size)
                 self._wanted.update(sets.numbers(part))
                 self._asked.append(part)
@@ -142,6 +145,7 @@ class Download:
 
     def _blame(self, why: str, by_message: bool) -> None:
         """The command in hand failed: what came before counts; a single message that fails again is poison."""
+        self.blames = True
         self._drop_open()
         self.left = sets.minus(self.left, sets.of(sorted(self._taken)))
         if not by_message:

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap import schedule
 from workers.imap.account import has_moved
 from workers.imap.crew import Crew
 from workers.imap.hosts import Host
 from workers.imap.hub import Hub
-from workers.imap.jobs import FOLDER, LOOK, WATCH, Env, Job
+from workers.imap.jobs import FOLDER, LOOK, SEND, WATCH, Env, Job
 from workers.imap.keys import stamp
 from workers.imap.member import Member
 from workers.imap.names import matches
+from workers.imap.post import OUTBOX, SpoolWatch
 from workers.imap.results import Results
 from workers.imap.trouble import AUTH, NETWORK, Trouble
 from workers.mail.words import seconds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from workers.imap.books import Folder
     from workers.imap.log import Log
+    from workers.imap.member import Task
     from workers.imap.session import Session
     from workers.mail.imap_config import Account, Imap
 
@@ -47,14 +49,16 @@ class Engine:
         self.hub = Hub(self._take_news, self._lost_at_rest)
         self.crew = Crew(imap.threads, env, self.hub.wake_fd)
         self._results = Results(self)
+        self._spool_watch = SpoolWatch(env)
         self._hosts: dict[tuple[str, int], Host] = {}
         self._sleep_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
-    def add(self, account: Account) -> Member:
-        """Takes an account on. Raises StoreError."""
-        member = Member(account, self.imap, self.env.books, self.log.trace)
-        self.members[account.name] = member
-        return member
+    def add(self, accounts: list[Account]) -> list[Member]:
+        """Takes accounts on. Raises StoreError."""
+        known = self.env.books.accounts([account.name for account in accounts])
+        added = [Member(account, self.imap, *known[account.name], self.log.trace) for account in accounts]
+        self.members.update((member.account.name, member) for member in added)
+        return added
 
     def drop(self, name: str) -> None:
         """Lets an account go; a job in hand comes to its end."""
@@ -81,6 +85,8 @@ class Engine:
                 member.well()
                 member.look_at = 0.0
             self.hub.tick(member)
+            self._open_ear(member)
+        self._spool_watch.tick(self.members.values())
 
     def close(self) -> None:
         """Ends threads and connections."""
@@ -90,6 +96,7 @@ class Engine:
                 job.session.close(politely=True)
         for name in list(self.members):
             self.drop(name)
+        self._spool_watch.close()
         self.hub.close()
 
     def close_session(self, member: Member, session: Session, *, politely: bool) -> None:
@@ -134,11 +141,15 @@ class Engine:
 
     def _start(self, member: Member, folder: int, now: float) -> None:
         """The most urgent work of a member, and more of it while there are threads and connections."""
-        following: tuple[int, float, int] | None = (0, 0.0, folder)
-        while following is not None and self.crew.has_room():
+        following: tuple[int, float, int] | None = (schedule.SEND, 0.0, folder)
+        while following is not None and self.crew.has_room(urgent=following[0] == schedule.SEND):
             number = following[2]
             task = member.tasks.get(number)
-            job = Job(LOOK, member) if task is None else Job(FOLDER, member, member.folders[number], task)
+            if number == OUTBOX and (member.post is None or member.post.folder is None):
+                del member.tasks[number]  # it is not there any more
+                following = member.next_task(now)
+                continue
+            job = self._job(member, number, task)
             if not self._equip(job, now):
                 return
             if task is None:
@@ -148,6 +159,13 @@ class Engine:
                 member.running[number] = job
             self.crew.start(job)
             following = member.next_task(now)
+
+    def _job(self, member: Member, number: int, task: Task | None) -> Job:
+        if task is None:
+            return Job(LOOK, member)
+        if number == OUTBOX and member.post is not None:
+            return Job(SEND, member, member.post.folder, task)
+        return Job(FOLDER, member, member.folders[number], task)
 
     def _equip(self, job: Job, now: float) -> bool:
         """Gives a job a connection that has nothing to do, or leave to open one; False when it has to wait."""
@@ -211,13 +229,14 @@ class Engine:
     def _rest(self, member: Member, session: Session) -> None:
         """Puts a connection where news are heard; one that is not needed for that is closed."""
         busy = bool(member.tasks or member.running or member.looking)
-        if not self.env.push or any(each.watching for each in member.sessions):
+        heard = any(each.watching for each in member.sessions)
+        first = self._unheard(member, session.selected) if heard else self._watched(member)
+        if not self.env.push or (heard and first is None):
             if busy:
                 self.hub.rest(member, session)
             else:
                 self.close_session(member, session, politely=True)
             return
-        first = self._watched(member)
         selected = first is not None and session.selected == first.name
         if session.watching == "notify" or (session.watching == "idle" and selected) or (busy and not session.is_watched):
             self._keep(member, session)
@@ -243,6 +262,30 @@ class Engine:
         high = [each for each in member.folders.values() if matches(member.account.high, each.name, each.delimiter)]
         return min(high, key=lambda each: (each.name != b"INBOX", each.id), default=None)
 
+    def _unheard(self, member: Member, selected: bytes | None) -> Folder | None:
+        """The folder that IDLE has to watch besides, `selected` rather than another: an outbox needs a connection of its own."""
+        if member.post is None or any(each.watching == "notify" for each in member.sessions):
+            return None
+        heard = {each.selected for each in member.sessions if each.watching}
+        wished = [each for each in (self._watched(member), member.post.folder) if each is not None and each.name not in heard]
+        return min(wished, key=lambda each: each.name != selected, default=None)
+
+    def _open_ear(self, member: Member) -> None:
+        """Opens the connection that listens to the outbox, when only that is missing."""
+        post, now = member.post, time.monotonic()
+        if post is None or not self.env.push or member.mode != "idle" or not member.is_in_step or post.ear_at > now:
+            return
+        folder = self._unheard(member, None) if member.sessions else None
+        host = self._host(member)
+        if folder is None or member.until > now or member.connections >= member.most_connections:
+            return
+        if self.crew.has_room() and host.may_open(now, self.imap.per_host):
+            host.opens()
+            member.connections += 1
+            job = Job(WATCH, member)
+            job.watched, job.opens, member.looking = folder, True, True
+            self.crew.start(job)
+
     def _take_news(self, member: Member, session: Session) -> None:
         """What the server told of on a connection at rest becomes work."""
         by_name = {folder.name: folder for folder in member.folders.values()}
@@ -250,8 +293,15 @@ class Engine:
             member.look_at = 0.0
         if session.news and session.selected in by_name:
             member.want(by_name[session.selected].id, schedule.PUSHED)
+        outbox = member.post.folder if member.post is not None else None
+        if session.news and outbox is not None and session.selected == outbox.name:
+            member.want(OUTBOX, schedule.SEND)
         for name, state in session.heard_of.items():
             folder = by_name.get(name)
+            if outbox is not None and name == outbox.name and has_moved(outbox, state, session):
+                member.want(OUTBOX, schedule.SEND)
+            if folder is None and outbox is not None and name == outbox.name:
+                continue
             if folder is None:
                 member.look_at = 0.0
             elif has_moved(folder, state, session):

@@ -7,7 +7,6 @@ anywhere leaves rows and files that the next one takes up.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap import heal, plan, sets
 from workers.imap.archive import name_of
@@ -16,6 +15,7 @@ from workers.imap.download import Download
 from workers.imap.letters import flag_text, flags_of, parse
 from workers.imap.trouble import SERVER, Trouble
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -31,7 +31,7 @@ WINDOW = 5000
 class Outcome:
     """What a pass of a folder did, for the log and for `sync`."""
 
-    __slots__ = ("bytes", "contradiction", "expunged", "fetched", "flagged", "healed", "more", "poison", "started")
+    __slots__ = ("blames", "bytes", "contradiction", "expunged", "fetched", "flagged", "healed", "more", "poison", "started")
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -42,6 +42,7 @@ class Outcome:
         self.healed = 0
         self.poison: list[tuple[int, str]] = []
         self.more = False  # stopped for others; the rest waits
+        self.blames = False  # a fetch failed: the next one asks for less
         self.contradiction = ""  # an extension by which the server told something wrong
 
 
@@ -63,7 +64,8 @@ class FolderPass:
         try:
             self._look_at_files(full=full)
             tier = tier_of(session)
-            state, changed, gone = session.examine(folder.name, plan.asks_since(folder.seen(), tier, full=full))
+            state, changed, gone = session.examine(folder.listed, plan.asks_since(folder.seen(), tier, full=full))
+            session.selected = folder.name
             if not state.epoch:
                 raise Trouble(SERVER, f"{folder.path}: the server gives no UIDVALIDITY, so its UIDs mean nothing")
             steps = plan.make(folder.seen(), state.key(), tier, full=full)
@@ -90,13 +92,9 @@ class FolderPass:
         if not folder.clean:
             box.make()
             box.clear_tmp()
-        if not folder.clean or full or box.mtime_ns() != folder.mtime_ns:
-            same = box.mtime_ns() == folder.mtime_ns and folder.synced_at > 0 and not full
-            if not same and reconcile(box, self._books, folder):
-                folder.modseq = 0
-                folder.clean = False
-                return
-        folder.clean = True
+        if full or box.mtime_ns() != folder.mtime_ns:
+            reconcile(box, self._books, folder)
+        folder.clean = folder.uidnext > 0
 
     def _begin_epoch(self, epoch: int, *, full: bool) -> None:
         folder = self._folder
@@ -190,6 +188,7 @@ class FolderPass:
             self.outcome.fetched += download.fetched
             self.outcome.bytes += download.bytes
             self.outcome.poison += download.poison
+            self.outcome.blames |= download.blames
             self._note_poison(download.poison)
         if download.missing:
             still = self._session.uids(0, sets.text(sets.of(sorted(download.missing))[:50])) if self._session.selected else []
@@ -245,8 +244,8 @@ def tier_of(session: Session) -> str:
     return plan.CONDSTORE if session.can("CONDSTORE") else plan.PLAIN
 
 
-def reconcile(box: Box, books: Books, folder: Folder) -> bool:
-    """Files without rows get rows, rows without files go, letters are set right. Whether messages were missing or found."""
+def reconcile(box: Box, books: Books, folder: Folder) -> None:
+    """Files without rows get rows, rows without files go, letters are set right."""
     names = box.names()
     without: list[tuple[int, Row]] = []
     for epoch, row in books.each(folder):
@@ -268,11 +267,13 @@ def reconcile(box: Box, books: Books, folder: Folder) -> bool:
         row = Row(uid, each.size_bytes, each.date, flags_of(each.letters), None)
         box.rename(name, name_of(epoch, _shape(row)))
         adopted.append((epoch, row))
+    if lost or adopted:  # before it is written: one that dies here must not leave watermarks that say all is known
+        folder.uidnext = folder.modseq = 0
+        books.run("distrust", (folder.id,))
     if lost:
         books.drop(folder, lost)
     if adopted:
         books.adopt(folder, adopted)
-    return bool(lost or adopted)
 
 
 def _shape(row: Row) -> tuple[int, int, int, str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from base64 import b64decode, b64encode
-from typing import TYPE_CHECKING
+from binascii import a2b_base64, b2a_base64
 
 from workers.imap import sasl
 from workers.imap.connection import Arg, Connection
@@ -15,8 +13,8 @@ from workers.imap.stream import connect
 from workers.imap.trouble import AUTH, NETWORK, SECRET, SERVER, TLS, Declined, Lost, Trouble
 from workers.imap.wire import Response, quoted
 from workers.mail.secrets import SecretError
-from workers.mail.tls import tls_context
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -97,6 +95,8 @@ def backoff_s(text: bytes | str) -> float | None:
 
 
 def _start_tls(account: Account, connection: Connection, limits: Limits) -> None:
+    from workers.mail.tls import tls_context
+
     files = (account.ca_file, account.cert_file, account.key_file)
     try:
         facts = [os.stat(path) for path in files if path is not None]
@@ -107,6 +107,8 @@ def _start_tls(account: Account, connection: Connection, limits: Limits) -> None
         raise Trouble(TLS, f"can't use {named}: {error.strerror or error}") from None
     connection.stream.start_tls(context, account.host, limits.connect_s)
     if account.fingerprint is not None:
+        import hashlib
+
         found = hashlib.sha256(connection.stream.certificate()).hexdigest()
         if found != account.fingerprint:
             raise Trouble(TLS, f"the certificate is sha256:{found}, not the fingerprint in mail.toml")
@@ -205,7 +207,9 @@ def _authenticate(connection: Connection, name: bytes, account: Account, secret:
     mechanism = sasl.mechanism(name, account.user, secret, host=account.host, port=account.port)
     first = mechanism.start()
     at_once = first is not None and b"SASL-IR" in connection.capabilities
-    words = b"AUTHENTICATE " + name + (b" " + (b64encode(first) or b"=") if at_once and first is not None else b"")
+    words = (
+        b"AUTHENTICATE " + name + (b" " + (b2a_base64(first, newline=False) or b"=") if at_once and first is not None else b"")
+    )
     tag = connection.send(words, secret=True)
     waiting = None if at_once else first
     while True:
@@ -216,7 +220,7 @@ def _authenticate(connection: Connection, name: bytes, account: Account, secret:
             said, waiting = waiting, None
         else:
             said = _answer(connection, mechanism, asked.text)
-        connection.write(b64encode(said) + b"\r\n")
+        connection.write(b2a_base64(said, newline=False) + b"\r\n")
     try:
         done = connection.wait(tag)
     except Declined as declined:
@@ -230,7 +234,7 @@ def _authenticate(connection: Connection, name: bytes, account: Account, secret:
 
 def _answer(connection: Connection, mechanism: sasl.Mechanism, asked: bytes) -> bytes:
     try:
-        return mechanism.answer(b64decode(asked, validate=True))
+        return mechanism.answer(a2b_base64(asked, strict_mode=True))
     except sasl.SaslError:
         connection.write(b"*\r\n")
         raise
@@ -239,9 +243,4 @@ def _answer(connection: Connection, mechanism: sasl.Mechanism, asked: bytes) -> 
 
 
 def _is_loopback(peer: str) -> bool:
-    from ipaddress import ip_address
-
-    if not peer:
-        return False
-    address = ip_address(peer.partition("%")[0])
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    return peer.removeprefix("::ffff:").startswith("127.") or peer == "::1"

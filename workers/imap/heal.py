@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
 
 from workers.imap import plan, sets
 from workers.imap.archive import name_of
@@ -12,6 +11,7 @@ from workers.imap.books import Row
 from workers.imap.letters import flag_text, unix
 from workers.imap.wire import Literal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from workers.imap.archive import Box
     from workers.imap.books import Books, Folder

@@ -12,7 +12,8 @@ Keeps a complete, always current copy of IMAP accounts in Maildirs. The servers 
   status [--json]            accounts: how they stand, since when, what is wrong
   folders ACCOUNT [--json]   an account's folders, and where they lie on disk
   why ACCOUNT                what an account waits for and until when, in words
-  verify [ACCOUNT...]        proves that the copies are complete
+  verify [ACCOUNT...] [--content]
+                             proves that the copies are complete
   check                      the config, then a login for each account
   present ACCOUNT [--for 15m]
                              its user is here: the short intervals hold
@@ -40,4 +41,76 @@ that was opened. Beside a running worker, that one makes the pass, and this comm
 
 Exit status: 0 all in step; 75 some could not be reached, or the disk is full: try again; 1 something needs a person: a
 wrong password, a bad certificate, a message that the server can't give; 64 wrong usage, 78 mistake in the config.
+"""
+STATUS_HELP = """\
+usage: imap-sync status [--json]
+
+A line for each account of mail.toml: how it stands, how news of it come, what is here, and what is wrong until when.
+
+  --json     {"version": 1, "running", "accounts": [{"name", "id", "enabled",
+             "mode": "notify" | "idle" | "poll" | "none",
+             "state": "in step" | "syncing" | "waiting" | "paused" | "disabled",
+             "folders", "messages", "synced_at", "problem", "until", "demoted": [EXTENSION],
+             "poison": [{"folder", "uid", "why", "tries", "since", "next_try"}]}]}
+             Times are Unix seconds, or null. running: whether a worker is at work. demoted: what the server offers and
+             contradicts itself with. poison: messages that the server can't give.
+
+Exit status: 0; 64 wrong usage, 74 or 75 the state database can't be read, 77 not allowed, 78 mistake in the config.
+"""
+FOLDERS_HELP = """\
+usage: imap-sync folders ACCOUNT [--json]
+
+The account's folders: messages, last sync, messages that the server can't give (poison), and where they lie on disk, each
+as a Maildir.
+
+  --json     {"version": 1, "account", "folders": [{"name", "path", "messages", "on_server", "synced_at",
+             "poison": [{"uid", "why", "tries", "since", "next_try"}]}]}; times as in status --json
+
+Exit status: 0; 64 wrong usage or no such account, and else as status.
+"""
+WHY_HELP = """\
+usage: imap-sync why ACCOUNT
+
+What the account waits for and until when, what to do about it, which messages the server can't give.
+
+Exit status: 0; 64 wrong usage or no such account, and else as status.
+"""
+VERIFY_HELP = """\
+usage: imap-sync verify [ACCOUNT...] [--content]
+
+Proves that the copies of these accounts, or of all that are enabled, are complete: a line for each folder. The messages
+on the server, by UIDVALIDITY and UID, have to be the files on disk, each of the size and with the flags that its name
+tells; all flags and keywords have to be in the state database; there may be no other files and no other folders.
+It only reads, also beside a running worker. What differs is looked at again, behind a pass of the worker when one runs,
+and counts when it is still there.
+
+  --content  also compare what is in each file with the digest of what the server sent; where none is known, the message
+             is asked for again
+
+Exit status: 0 complete, 1 not complete, 75 nothing differs but some could not be reached or logged in to; 64 wrong usage,
+74 disk or state database can't be read, 77 not allowed, 78 mistake in the config.
+"""
+CHECK_HELP = """\
+usage: imap-sync check
+
+Tells which files are in force, then logs in to each account that is enabled and tells what its server offers. Copies
+nothing.
+
+Exit status: 0 all answer; 75 one can't be reached: try again; 1 one needs a person: a wrong password, a bad certificate;
+64 wrong usage, 77 not allowed, 78 mistake in the config.
+"""
+PRESENT_HELP = """\
+usage: imap-sync present ACCOUNT [--for 15m]
+
+The account's user is here: for that long the short intervals of [imap] recent and full hold, and it is looked at at once.
+
+Exit status: 0; 64 wrong usage or no such account, 74 or 75 not written, try again, 77 not allowed, 78 mistake in the config.
+"""
+LOG_LEVEL_HELP = """\
+usage: imap-sync log-level debug|info [ACCOUNT...] [--for 15m]
+
+debug: for that long the running worker logs what is said on the connections of these accounts, or of all; secrets and
+what is in messages are left out. info: no more. What mail.toml says with log_level = "debug" stays.
+
+Exit status: 0; 64 wrong usage or no such account, 74 or 75 not written, try again, 77 not allowed, 78 mistake in the config.
 """

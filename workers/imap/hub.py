@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap.trouble import Declined, Lost
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap.account import Found, clear_strays, look
 from workers.imap.folder import FolderPass, Outcome
@@ -13,6 +12,7 @@ from workers.imap.stream import READ_BYTES
 from workers.imap.trouble import DISK, SERVER, Declined, Lost, Trouble
 from workers.store.database import StoreError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,21 +21,23 @@ if TYPE_CHECKING:
     from workers.imap.keys import Keys
     from workers.imap.limits import Limits
     from workers.imap.member import Member, Task
+    from workers.imap.outbox import Posted
+    from workers.mail.config import Config
 
 LOOK, FOLDER, WATCH, SEND = "look", "folder", "watch", "send"
 SLICE_S = 60.0  # then a pass of a folder lets others have the thread and the connection
-SLOW_ROUND_S = 0.02  # a way on which packing pays
 
 
 class Env:
     """What all jobs share."""
 
-    def __init__(self, root: Root, books: Books, keys: Keys, limits: Limits, *, push: bool) -> None:
+    def __init__(self, root: Root, books: Books, keys: Keys, limits: Limits, *, push: bool, config: Config | None = None) -> None:
         self.root = root
         self.books = books
         self.keys = keys
         self.limits = limits
         self.push = push  # whether connections are to tell of news later on
+        self.config = config  # where the spool is; None when there is no outbox
 
 
 class Job:
@@ -53,6 +55,7 @@ class Job:
         self.connected = False  # that is logged in
         self.found: Found | None = None
         self.outcome: Outcome | None = None
+        self.posted: Posted | None = None
         self.error: Trouble | StoreError | None = None
         self.bug: BaseException | None = None
         self.started = time.monotonic()
@@ -104,10 +107,7 @@ def _open(job: Job, env: Env, buffer: bytearray) -> Session:
     )
     session.connection = connection
     job.session, job.connected = session, True
-    started = time.monotonic()
     session.prepare()
-    if time.monotonic() - started > SLOW_ROUND_S:
-        session.compress()
     return session
 
 
@@ -142,8 +142,20 @@ def _watch(job: Job, _: Env) -> None:
     """Makes the connection ready to tell of news: with IDLE, the folder that matters most has to be open."""
     session, folder = _session(job), job.watched
     if session.watch() == "idle" and folder is not None and session.selected != folder.name:
-        state = session.examine(folder.name, None)[0]
+        state = session.examine(folder.listed, None)[0]
+        session.selected = folder.name
         session.news = not folder.seen().is_same(state.key(), "condstore" if state.modseq else "plain") and bool(state.messages)
+
+
+def _send(job: Job, env: Env) -> None:
+    """The outbox; its modules and the spool's are imported by those who have one."""
+    from workers.imap.outbox import OutboxPass
+
+    folder, post, member = job.folder, job.member.post, job.member
+    assert folder is not None and post is not None and env.config is not None  # noqa: S101, PT018 - of its kind
+    the_pass = OutboxPass(_session(job), env.books, env.config, (member.account.name, member.key), folder, post.sent)
+    job.posted = the_pass.posted
+    the_pass.run()
 
 
 def _session(job: Job) -> Session:
@@ -151,5 +163,5 @@ def _session(job: Job) -> Session:
     return job.session
 
 
-KINDS: dict[str, Callable[[Job, Env], None]] = {LOOK: _look, FOLDER: _folder, WATCH: _watch}
+KINDS: dict[str, Callable[[Job, Env], None]] = {LOOK: _look, FOLDER: _folder, WATCH: _watch, SEND: _send}
 BUFFER_BYTES = READ_BYTES

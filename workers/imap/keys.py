@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from workers.mail.secrets import password, token
 from workers.mail.tokens import NEAR_END_S, TOKEN_AGE_S, expiry
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from workers.mail.imap_config import Account
 

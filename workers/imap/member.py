@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap import schedule
 from workers.imap.download import Caution
 from workers.imap.keys import stamp
+from workers.imap.post import Post
 from workers.imap.trouble import AUTH, DISK, SECRET, TLS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from workers.imap.books import Books, Folder
+    from workers.imap.books import Folder
     from workers.imap.jobs import Job
     from workers.imap.session import Session
     from workers.imap.trouble import Trouble
@@ -37,10 +39,12 @@ class Task:
 class Member:
     """All of it is touched by the main thread alone, but for `caution` and `debug`, which jobs use."""
 
-    def __init__(self, account: Account, imap: Imap, books: Books, debug: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, account: Account, imap: Imap, row: tuple[Any, ...], folders: list[Folder], debug: Callable[[str, int], None]
+    ) -> None:
+        """`row` and `folders` as Books.accounts gives them."""
         self.account = account
         self.imap = imap
-        row = books.account(account.name)
         self.key: int = row[0]
         self.demoted = frozenset(row[1].split())
         self.present_until: float = row[2]
@@ -50,7 +54,7 @@ class Member:
         self.looked = self.asked  # the pass of the last look
         self.looked_at = 0.0  # Unix seconds
         self.id = account.id if account.id is not None else self.key
-        self.folders: dict[int, Folder] = {f.id: f for f in books.folders(self.key)}
+        self.folders: dict[int, Folder] = {folder.id: folder for folder in folders}
         self.tasks: dict[int, Task] = {}
         self.look_at = 0.0  # monotonic: when the folders are looked at next
         self.looking = False
@@ -70,6 +74,7 @@ class Member:
         self.losses = 0  # connections lost in a row in passes of folders
         self.token_refused = False
         self.folder_problems: dict[int, str] = {}
+        self.post = Post(account) if account.outbox is not None else None
         self._cautions: dict[int, Caution] = {}
         self._say = debug
         self._level = account.log_level or imap.log_level

@@ -123,6 +123,22 @@ def matches(patterns: list[str], raw: bytes, delimiter: bytes | None) -> bool:
     return False
 
 
+def is_named(text: str, raw: bytes, delimiter: bytes | None) -> bool:
+    """Whether this is the folder that people call `text`, "/" for the server's delimiter; "*" and "!" are mere signs."""
+    raw, mark = canonical(raw, delimiter), _mark(delimiter)
+    found = decode(raw)
+    if found is None:
+        return False
+    name = _composed(found.replace(mark.decode("ascii"), "/") if mark else found)
+    wanted = _composed(text)
+    return name in (wanted, _folded(wanted))
+
+
+def raw_name(text: str, delimiter: bytes | None) -> bytes:
+    """The server's name for a folder that people call `text`."""
+    return encode(text.replace("/", _mark(delimiter).decode("ascii") or "/"))
+
+
 def _mark(delimiter: bytes | None) -> bytes:
     return delimiter if delimiter is not None and len(delimiter) == 1 and delimiter.isascii() else b""
 

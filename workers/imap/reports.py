@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from functools import partial
 
 from workers.mail.words import plain, seconds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from workers.imap.engine import Engine
     from workers.imap.member import Member
     from workers.mail.notify import Notifier
+    from workers.store.database import Transaction
 
 STUCK_S = 420.0  # all waits for a server have limits below it
 CUT_OFF_S = 60.0  # behind which even a connection that was cut off hangs: then a supervisor has to end it
@@ -52,16 +56,17 @@ class Reports:
             if member.asked > member.answered:
                 resting = member.until > time.monotonic()
                 if resting or (member.looked == member.asked and member.is_in_step):
-                    self._write(member)
+                    self._write([member])
                     member.answered = member.asked
-                    self._engine.env.books.run("answered", (member.answered, member.key))
+                    answered = (member.answered, member.key)
+                    self._engine.env.books.post(partial(_write_answered, row=answered))
 
     def tick(self) -> None:
         """Writes down what has changed, looks for what hangs, and tells the supervisor."""
         for member in self._engine.members.values():
             if member.debug_until and member.debug_until < time.time() and member.debug is not None:
                 member.set_debug()
-            self._write(member)
+        self._write(self._engine.members.values())
         hopeless = self._look_for_stuck()
         notifier = self._notifier
         if notifier is None or not notifier.wanted:
@@ -89,7 +94,7 @@ class Reports:
         """Before the end: what was told of accounts holds no more."""
         for member in self._engine.members.values():
             member.mode = "none"
-            self._write(member)
+        self._write(self._engine.members.values())
 
     def _look_for_stuck(self) -> bool:
         """Cuts connections off in which nothing moves; whether one hangs all the same."""
@@ -104,21 +109,34 @@ class Reports:
         self._cut &= {id(job) for job in self._engine.crew.busy}
         return hopeless
 
-    def _write(self, member: Member) -> None:
-        now = time.monotonic()
-        in_step = member.is_in_step
-        if member.until > now:
-            state = "paused"
-        elif in_step:
-            state = "in step" if not member.kind and not member.folder_problems else "waiting"
-        else:
-            state = "syncing" if member.running or member.looking else "waiting"
-        if in_step and not member.kind and member.looked_at > member.synced_at:
-            member.synced_at = member.looked_at
-        problem = member.problem or next(iter(member.folder_problems.values()), "")
-        kind = member.kind or ("server" if problem else "")
-        told = (member.mode, state, kind, problem, member.synced_at)
-        if told != member.told:
-            member.told = told
-            until = time.time() + member.until - now if member.until > now else 0.0
-            self._engine.env.books.run("account_state", (member.mode, state, kind, problem, until, member.synced_at, member.key))
+    def _write(self, members: Iterable[Member]) -> None:
+        """Writes down how accounts stand, where that has changed; nothing waits for it, and nothing hangs on it."""
+        rows = [row for member in members if (row := _standing(member)) is not None]
+        if rows:
+            self._engine.env.books.post(lambda transaction: transaction.many("books.account_state", rows))
+
+
+def _write_answered(transaction: Transaction, row: tuple[int, int]) -> None:
+    transaction.run("books.answered", row)
+
+
+def _standing(member: Member) -> tuple[object, ...] | None:
+    """The row of an account: mode, state, kind, problem, until, synced_at, key; None when it is as it was told."""
+    now = time.monotonic()
+    in_step = member.is_in_step
+    if member.until > now:
+        state = "paused"
+    elif in_step:
+        state = "in step" if not member.kind and not member.folder_problems else "waiting"
+    else:
+        state = "syncing" if member.running or member.looking else "waiting"
+    if in_step and not member.kind and member.looked_at > member.synced_at:
+        member.synced_at = member.looked_at
+    problem = member.problem or next(iter(member.folder_problems.values()), "")
+    kind = member.kind or ("server" if problem else "")
+    told = (member.mode, state, kind, problem, member.synced_at)
+    if told == member.told:
+        return None
+    member.told = told
+    until = time.time() + member.until - now if member.until > now else 0.0
+    return (member.mode, state, kind, problem, until, member.synced_at, member.key)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 import time
 import traceback
-from typing import TYPE_CHECKING
 
-from workers.imap import plan, schedule
+from workers.imap import mailing, plan, schedule
 from workers.imap.account import has_moved
 from workers.imap.folder import tier_of
-from workers.imap.jobs import FOLDER, LOOK
+from workers.imap.jobs import FOLDER, LOOK, SEND
 from workers.imap.names import matches
 from workers.imap.trouble import AUTH, DISK, SERVER, Lost, Trouble
 from workers.mail.words import seconds
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from workers.imap.books import Folder
     from workers.imap.engine import Engine
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workers.imap.session import Session
 
 AT_ONCE_AGAIN = 16  # connections lost one after another in passes that get on all the same
+SILENT = 6  # for how many of them a silence counts: it costs the time of as many
 
 
 class Results:
@@ -43,11 +44,13 @@ class Results:
             raise job.error
         if job.outcome is not None:
             self._passed(job, job.outcome)
+        if job.posted is not None:
+            mailing.posted(job, job.posted, self._log)
         if job.error is not None:
             self._trouble(job, job.error)
         elif job.kind == LOOK:
             self._looked(job)
-        elif job.kind == FOLDER:
+        elif job.kind in (FOLDER, SEND):
             job.member.well()
 
     def _looked(self, job: Job) -> None:
@@ -58,6 +61,7 @@ class Results:
         if member.kind != DISK:  # that is over when something could be written
             member.well()
         member.folders = found.folders
+        mailing.looked(job, self._log)
         for text, folder_id in found.said:
             self._log.say(text, member.id, folder_id, thread=job.thread)
         imap, now, name = self._engine.imap, time.time(), member.account.name
@@ -106,16 +110,20 @@ class Results:
     def _trouble(self, job: Job, trouble: Trouble) -> None:
         """Something went wrong: with this folder, with the account, or with the way."""
         member, folder = job.member, job.folder
-        ids = (member.id,) if folder is None else (member.id, folder.id)
+        ids = (member.id,) if folder is None or folder.id < 0 else (member.id, folder.id)
         name = member.account.name
+        if mailing.failed(job, trouble, self._log):
+            return
         if folder is not None:
             if trouble.kind == SERVER:
                 self._log.complain(f"folder {folder.path}: {trouble}; tried again at the next look", *ids, thread=job.thread)
                 member.folder_problems[folder.id] = str(trouble)
                 return
-            member.want(folder.id, schedule.REST, full=job.full)
-            if isinstance(trouble, Lost) and (job.connected or not job.opens) and member.losses < AT_ONCE_AGAIN:
-                member.losses += 1
+            if job.kind == FOLDER:
+                member.want(folder.id, schedule.REST, full=job.full)
+            gets_on = job.outcome is not None and (job.outcome.fetched or job.outcome.blames)
+            if isinstance(trouble, Lost) and member.losses < AT_ONCE_AGAIN and (gets_on or not (job.opens or member.losses)):
+                member.losses += SILENT if trouble.silent else 1
                 self._log.say(f"connection lost: {trouble}; goes on with a new one", *ids, thread=job.thread)
                 return
         if trouble.kind == AUTH and member.account.token_command is not None and not member.token_refused:

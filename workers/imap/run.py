@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap.archive import Locked, Root, prune_removed
 from workers.imap.books import Books, open_state, set_aside
@@ -25,6 +24,7 @@ from workers.spool.refusal import store_refused
 from workers.store.bell import Bell
 from workers.store.database import CORRUPT, StoreError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -70,7 +70,7 @@ class Worker:
         self.log = Log(self._imap.log)
         self._bell = Bell(self._imap.state)
         self._notifier = Notifier()
-        env = Env(self._root, self._books, Keys(), Limits(), push=True)
+        env = Env(self._root, self._books, Keys(), Limits(), push=True, config=config)
         self.engine = Engine(self._imap, env, self.log)
         self._reports = Reports(self.engine, self._notifier)
         self._ending: int | None = None
@@ -163,7 +163,7 @@ class Worker:
             self.log.say("the config has changed: begins anew with it")
             self._ending = RELOAD
             return
-        self._config = config
+        self._config = self.engine.env.config = config
         self._take_on(config.imap)
 
     def _take_on(self, imap: Imap) -> None:
@@ -174,11 +174,9 @@ class Worker:
         for name in list(self.engine.members):
             if name not in wanted or not _is_alike(wanted[name], before[name]):
                 self.engine.drop(name)
-        for name, account in wanted.items():
-            if name not in self.engine.members:
-                member = self.engine.add(account)
-                for text in self._reports.greet(member):
-                    self.log.say(text, member.id)
+        for member in self.engine.add([account for name, account in wanted.items() if name not in self.engine.members]):
+            for text in self._reports.greet(member):
+                self.log.say(text, member.id)
 
     def _prune(self) -> None:
         for account in self._imap.accounts:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from workers.imap import sets
 from workers.imap.connection import Arg, Connection
 from workers.imap.trouble import SERVER, Declined, Lost, Trouble
 from workers.imap.wire import Literal, Response, Write, number, pairs, quoted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
 STATUS_ITEMS = (b"UIDVALIDITY", b"UIDNEXT", b"MESSAGES")
 IN_FLIGHT = 2
+MEASURED_BYTES = 1 << 19
+SLOW_BYTES_S = 3e6  # below it the way takes longer than packing does
 STATUS_AT_ONCE = 50
 SEARCH_WINDOW = 50000
 OPTIONAL = ("QRESYNC", "CONDSTORE", "ESEARCH", "LIST-STATUS", "NOTIFY", "IDLE", "COMPRESS=DEFLATE", "OBJECTID", "X-GM-EXT-1")
 
 
 class Listed:
-    """A folder as the server lists it. `state` is None when the server gave none."""
+    """A folder as the server lists it: `said` is its name there. `state` is None when the server gave none."""
 
-    __slots__ = ("attributes", "delimiter", "mailbox_id", "name", "state")
+    __slots__ = ("attributes", "delimiter", "mailbox_id", "name", "said", "state")
 
     def __init__(self, name: bytes, delimiter: bytes | None, attributes: frozenset[bytes]) -> None:
-        self.name = name
+        self.name = self.said = name
         self.delimiter = delimiter
         self.attributes = attributes
         self.state: State | None = None
@@ -87,6 +89,7 @@ class Session:
         self.heard_of: dict[bytes, State | None] = {}  # other folders that NOTIFY told of
         self.folders_changed = False
         self._listing = False  # what LIST and STATUS tell was asked for
+        self._slow = self._packed = False
         self.watching = ""  # "notify" or "idle" while the server pushes
         self.at_rest = False  # no command of ours is on the way, but for one that lets the server speak
         self.is_watched = False  # what is needed for the server to tell of news was done
@@ -114,10 +117,18 @@ class Session:
             with suppress(Declined):  # what it means is found out where it counts
                 self.connection.wait(tag)
 
+    def wants_compression(self) -> bool:
+        """Whether the way has shown itself to be so slow that packing pays: a fast one it makes slower by far."""
+        return self._slow and self.can("COMPRESS=DEFLATE")
+
+    def _measure(self, got_bytes: int, span_s: float) -> None:
+        """Takes the speed of one command with messages down."""
+        if got_bytes >= MEASURED_BYTES and not self._packed:
+            self._slow = got_bytes / max(span_s, 1e-6) < SLOW_BYTES_S
+
     def compress(self) -> None:
-        """Packs all that follows (RFC 4978), where the server can."""
-        if not self.can("COMPRESS=DEFLATE"):
-            return
+        """Packs all that follows (RFC 4978)."""
+        self._slow, self._packed = False, True
         try:
             self.connection.command(b"COMPRESS DEFLATE")
         except Declined:
@@ -155,7 +166,7 @@ class Session:
         waiting = [each for each in folders if each.state is None and not each.attributes & {b"\\NOSELECT", b"\\NONEXISTENT"}]
         for start in range(0, len(waiting), STATUS_AT_ONCE):
             part = waiting[start : start + STATUS_AT_ONCE]
-            by_name = {each.name: each for each in part}
+            by_name = {each.said: each for each in part}
 
             def take(response: Response, by_name: dict[bytes, Listed] = by_name) -> None:
                 if response.kind == b"STATUS":
@@ -172,7 +183,7 @@ class Session:
     def _status_of(self, folders: list[Listed], take: Take) -> None:
         tags = []
         for each in folders:
-            argument = mailbox(each.name)
+            argument = mailbox(each.said)
             if argument is not None:
                 tags.append(self.connection.send(b"STATUS ", argument, b" (" + self._status_items() + b")"))
         for tag in tags:
@@ -280,7 +291,9 @@ class Session:
             more = len(waiting) == IN_FLIGHT and refusal is None
             tag, ranges = waiting.pop(0)
             try:
+                started, before = time.monotonic(), self.connection.stream.received_bytes
                 self.connection.wait(tag, handle, open_literal)
+                self._measure(self.connection.stream.received_bytes - before, time.monotonic() - started)
                 done(ranges)
             except Declined as declined:  # what was asked behind it still comes
                 refusal, more = refusal or declined, False

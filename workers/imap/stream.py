@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
-import zlib
 
 from workers.imap.trouble import NETWORK, TLS, Lost, Trouble
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl  # loaded at the first TLS connection: its import is a quarter of what a pass without news takes
+    import zlib
 
 READ_BYTES = 1 << 18
 KEEP_IDLE_S, KEEP_EVERY_S, KEEP_COUNT = 10, 5, 3  # a way that forgets is noticed within half a minute
@@ -20,6 +23,7 @@ class Stream:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._tls: ssl.SSLSocket | None = None  # the same, when it is one
         self._inflate: zlib._Decompress | None = None
         self._deflate: zlib._Compress | None = None
         self._tail = b""  # compressed bytes not yet unpacked
@@ -29,12 +33,12 @@ class Stream:
     @property
     def is_tls(self) -> bool:
         """Whether what is sent can't be read on the way."""
-        return isinstance(self._sock, ssl.SSLSocket)
+        return self._tls is not None
 
     @property
     def has_more(self) -> bool:
         """Whether bytes wait in memory, of which a selector knows nothing."""
-        return bool(self._tail) or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0)
+        return bool(self._tail) or (self._tls is not None and self._tls.pending() > 0)
 
     def fileno(self) -> int:
         """The descriptor, for a selector."""
@@ -49,14 +53,16 @@ class Stream:
 
     def certificate(self) -> bytes:
         """The server's certificate (DER); b"" without TLS."""
-        found = self._sock.getpeercert(binary_form=True) if isinstance(self._sock, ssl.SSLSocket) else None
+        found = self._tls.getpeercert(binary_form=True) if self._tls is not None else None
         return found or b""
 
     def start_tls(self, context: ssl.SSLContext, host: str, limit_s: float) -> None:
         """Goes on in TLS. Raises Trouble."""
+        import ssl
+
         self._sock.settimeout(limit_s)
         try:
-            self._sock = context.wrap_socket(self._sock, server_hostname=host)
+            self._sock = self._tls = context.wrap_socket(self._sock, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
             raise Trouble(TLS, f"certificate refused: {error.verify_message}") from None
         except ssl.SSLError as error:
@@ -68,6 +74,8 @@ class Stream:
 
     def start_deflate(self) -> None:
         """Packs and unpacks from now on."""
+        import zlib
+
         self._inflate = zlib.decompressobj(-15)
         self._deflate = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -15)
 
@@ -106,21 +114,24 @@ class Stream:
         try:
             self._sock.settimeout(limit_s)
             got = self._sock.recv_into(buffer)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise BlockingIOError from None
         except (TimeoutError, BlockingIOError) as error:
-            if getattr(error, "errno", None) == errno.ETIMEDOUT:
+            if error.errno == errno.ETIMEDOUT:
                 raise Lost("the way to the server is gone") from None  # keepalives were not answered
             raise
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-            return 0
         except OSError as error:
+            kind = type(error).__name__ if self._tls is not None else ""
+            if kind in ("SSLWantReadError", "SSLWantWriteError"):
+                raise BlockingIOError from None
+            if kind in ("SSLEOFError", "SSLZeroReturnError"):
+                return 0
             raise Lost(reason(error)) from None
         self.received_bytes += got
         return got
 
     def _unpack_into(self, buffer: bytearray, limit_s: float) -> int:
         assert self._inflate is not None  # noqa: S101 - read_into looked
+        import zlib
+
         while True:
             if not self._tail:
                 got = self._receive_into(buffer, limit_s)
@@ -160,6 +171,6 @@ def reason(error: OSError) -> str:
     """What happened, in words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if error.errno and not isinstance(error, ssl.SSLError):
+    if error.errno and not type(error).__name__.startswith("SSL"):
         return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__

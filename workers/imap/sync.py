@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from workers.imap.archive import Locked, Root
 from workers.imap.books import Books, open_state, set_aside
@@ -19,6 +18,7 @@ from workers.spool.refusal import store_refused
 from workers.store.bell import ring
 from workers.store.database import CORRUPT, StoreError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from workers.imap.member import Member
     from workers.mail.config import Config
@@ -46,7 +46,7 @@ def sync(config: Config, wanted: list[str]) -> int:
                     return status
                 continue  # it has ended meanwhile
             try:
-                return _pass(imap, accounts, root)
+                return _pass(config, accounts, root)
             except StoreError as error:
                 if error.kind != CORRUPT:
                     raise
@@ -71,14 +71,15 @@ def chosen(imap: Imap, wanted: list[str]) -> list[Account]:
     return [by_name[name] for name in wanted]
 
 
-def _pass(imap: Imap, accounts: list[Account], root: Root) -> int:
+def _pass(config: Config, accounts: list[Account], root: Root) -> int:
+    imap = config.imap
     books = Books(imap.state)
     log = Log(imap.log)
-    engine = Engine(imap, Env(root, books, Keys(), Limits(), push=False), log)
+    engine = Engine(imap, Env(root, books, Keys(), Limits(), push=False, config=config), log)
     reports = Reports(engine, None)
     try:
-        for account in accounts:
-            engine.add(account).ask()
+        for each in engine.add(accounts):
+            each.ask()
         while not all(_is_over(member) for member in engine.members.values()):
             engine.step(1.0)
         members = list(engine.members.values())

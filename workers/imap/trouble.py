@@ -23,10 +23,11 @@ class Trouble(Exception):
 
 
 class Lost(Trouble):
-    """The connection is gone, or can't be followed any more."""
+    """The connection is gone, or can't be followed any more; `silent`: the server said nothing in time."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, silent: bool = False) -> None:
         super().__init__(NETWORK, text)
+        self.silent = silent
 
 
 class Declined(Exception):

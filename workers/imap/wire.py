@@ -8,15 +8,19 @@ sends is limited; what can't be understood as a response comes out as one of kin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Write = Callable[[memoryview], None]
 
 LINE_BYTES = 1 << 20  # of all text in one response
 HELD_BYTES = 1 << 16  # of a literal that is not streamed
 MOST_DEPTH = 32
 MOST_LITERALS = 1000  # in one response: each may be empty, so that bytes alone are no limit
 
-Write = Callable[[memoryview], None]
 STATUS = frozenset((b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"))
 # Possessive, so that a long word costs neither memory nor time: what the server sends is matched once.
 TOKEN = re.compile(
@@ -70,6 +74,7 @@ class Reader:
         self._line = bytearray()  # of a line that is not whole yet
         self._parts: list[bytes | Literal | memoryview] = []  # of a response that is not whole yet
         self._length = 0
+        self.text_bytes = 0  # of all lines and held literals so far
         self._left = 0  # of the literal in hand
         self._write: Write | None = None
         self._held = bytearray()
@@ -120,6 +125,7 @@ class Reader:
 
     def _end_of_line(self, line: bytes) -> Response | None:
         self._length += len(line)
+        self.text_bytes += len(line) + 2
         self._check(0)
         size = literal_size(line) if line[-1:] == b"}" and not self._is_status(line) else None
         if size is None:
@@ -135,7 +141,9 @@ class Reader:
             self._parts.append(Literal(size, self._write))
         elif size > HELD_BYTES:
             raise WireError(f"a literal of {size} bytes where none is due")
-        self._length += 0 if self._write is not None else size
+        if self._write is None:
+            self._length += size
+            self.text_bytes += size
         self._left = size
         if not size:
             self._close_literal()

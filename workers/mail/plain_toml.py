@@ -16,7 +16,8 @@ MOST_DIGITS = 9
 def parse(text: str) -> dict[str, Any] | None:
     """The table of a text made of plain lines; None when any line is not sure to be one.
 
-    They are `[section]`, `[section."name"]`, `key = "text"`, `key = ["text", "text"]`, `key = 12`, `key = true`, comments.
+    They are `[section]`, `[section."name"]`, `[[section.name]]`, `key = "text"`, `key = ["text", "text"]`, `key = 12`,
+    `key = true`, comments.
     """
     table: dict[str, Any] = {}
     section = table
@@ -26,7 +27,7 @@ def parse(text: str) -> dict[str, Any] | None:
         if not line or line[0] == "#":
             continue
         if line[0] == "[":
-            opened = _section(table, line)
+            opened = _repeated(table, line) if line[:2] == "[[" else _section(table, line)
             if opened is None:
                 return None
             section = opened
@@ -54,6 +55,25 @@ def _section(table: dict[str, Any], line: str) -> dict[str, Any] | None:
     if not isinstance(table, dict) or name in table:
         return None
     opened = table[name] = {}
+    return opened
+
+
+def _repeated(table: dict[str, Any], line: str) -> dict[str, Any] | None:
+    """The new table that a line `[[section.name]]` adds to the list of that name."""
+    head, closing, rest = line[2:].partition("]]")
+    section, dot, name = head.partition(".")
+    if not closing or not dot or not _is_key(section) or not _is_key(name) or not _is_over(rest):
+        return None
+    above = table.setdefault(section, {})
+    if not isinstance(above, dict):
+        return None
+    tables = above.get(name)
+    if tables is None:
+        tables = above[name] = []
+    elif not isinstance(tables, list) or not tables or not isinstance(tables[0], dict):
+        return None  # a list that was written as a value can't be added to
+    opened: dict[str, Any] = {}
+    tables.append(opened)
     return opened
 
 

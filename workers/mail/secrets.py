@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
@@ -75,6 +73,9 @@ def _from_file(path: str) -> str:
 
 def _from_command(key: str, command: str, hidden_names: frozenset[str]) -> str:
     """No shell. Variables that mail.toml takes values from may be secrets, so the child does not get them."""
+    import shlex
+    import subprocess
+
     environment = {name: value for name, value in os.environ.items() if name not in hidden_names}
     try:
         words = shlex.split(command)

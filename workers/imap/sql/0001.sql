@@ -67,14 +67,28 @@ CREATE TABLE imap_poison (
     PRIMARY KEY (folder, epoch, uid)
 ) WITHOUT ROWID;
 
--- Messages of the outbox folders that were queued in smtp-spool. Kept for ever: each is queued once.
+-- Letters of the outbox folders, by Message-ID with content. Kept for ever: each is queued in smtp-spool once.
 CREATE TABLE imap_outgoing (
+    account       INTEGER NOT NULL,
+    digest        BLOB NOT NULL,
+    state         TEXT NOT NULL,                 -- intent, queued, moving, over
+    spool_seq     INTEGER NOT NULL,              -- the spool's last mail when the intent was written: ours has a higher number
+    sent_epoch    INTEGER NOT NULL DEFAULT 0,    -- UIDVALIDITY and UIDNEXT of the sent folder before the move
+    sent_uidnext  INTEGER NOT NULL DEFAULT 0,
+    at            REAL NOT NULL,
+    PRIMARY KEY (account, digest)
+) WITHOUT ROWID;
+CREATE INDEX imap_outgoing_open ON imap_outgoing (account) WHERE state IN ('queued', 'moving');
+
+-- Messages that lie in the outbox folders: what each is, or why it is not sent.
+CREATE TABLE imap_outbox (
     account     INTEGER NOT NULL,
-    digest      BLOB NOT NULL,                   -- of Message-ID and content
+    folder      BLOB NOT NULL,                   -- its name as the server writes it
     epoch       INTEGER NOT NULL,
     uid         INTEGER NOT NULL,
-    mail_id     INTEGER NOT NULL,                -- in the spool
-    moved       INTEGER NOT NULL DEFAULT 0,      -- 1: it is in the sent folder
-    at          REAL NOT NULL,
-    PRIMARY KEY (account, digest)
+    size_bytes  INTEGER NOT NULL,
+    date        INTEGER NOT NULL,
+    digest      BLOB,                            -- NULL when it was never looked into
+    why         TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (account, folder, epoch, uid)
 ) WITHOUT ROWID;

@@ -25,8 +25,8 @@ UPDATE imap_account SET done = max(done, ?) WHERE key = ?;
 -- name: progress
 SELECT done, kind, problem FROM imap_account WHERE name = ?;
 -- name: folders
-SELECT id, name, delimiter, path, epoch, uidnext, modseq, messages, held, mailbox_id, synced_at, full_at, mtime_ns, epochs
-    FROM imap_folder WHERE account = ? ORDER BY name;
+SELECT id, name, delimiter, path, epoch, uidnext, modseq, messages, held, mailbox_id, synced_at, full_at, mtime_ns, epochs,
+    (SELECT count(*) FROM imap_message m WHERE m.folder = f.id AND m.epoch = f.epoch) FROM imap_folder f WHERE account = ? ORDER BY name;
 -- name: add_folder
 INSERT INTO imap_folder (account, name, delimiter, path, mailbox_id) VALUES (?, ?, ?, ?, ?) RETURNING id;
 -- name: rename_folder
@@ -44,8 +44,8 @@ UPDATE imap_folder SET epoch = :epoch, uidnext = :uidnext, modseq = :modseq, mes
 -- name: settle_quick
 UPDATE imap_folder SET uidnext = :uidnext, modseq = :modseq, messages = :messages, mailbox_id = :mailbox_id,
     synced_at = :synced_at, full_at = :full_at, mtime_ns = :mtime_ns, epochs = :epochs, held = :held WHERE id = :id;
--- name: touch
-UPDATE imap_folder SET synced_at = ? WHERE id = ?;
+-- name: distrust
+UPDATE imap_folder SET uidnext = 0, modseq = 0 WHERE id = ?;
 -- name: unsettle
 UPDATE imap_folder SET epoch = ?, epochs = ?, uidnext = 0, modseq = 0 WHERE id = ?;
 -- name: uids
@@ -79,14 +79,27 @@ DELETE FROM imap_poison WHERE folder = ? AND epoch = ? AND uid = ?;
 SELECT f.account, f.name, p.uid, p.why, p.tries, p.since, p.next_try FROM imap_poison p JOIN imap_folder f ON f.id = p.folder
     WHERE p.epoch = f.epoch ORDER BY f.account, f.name, p.uid;
 -- name: outgoing
-SELECT epoch, uid, mail_id, moved, digest FROM imap_outgoing WHERE account = ? AND moved = 0;
--- name: outgoing_by_digest
-SELECT mail_id, moved FROM imap_outgoing WHERE account = ? AND digest = ?;
+SELECT state, spool_seq, sent_epoch, sent_uidnext FROM imap_outgoing WHERE account = ? AND digest = ?;
+-- name: outgoing_open
+SELECT digest FROM imap_outgoing WHERE account = ? AND state IN ('queued', 'moving');
 -- name: add_outgoing
-INSERT INTO imap_outgoing (account, digest, epoch, uid, mail_id, at) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (account, digest) DO UPDATE SET epoch = excluded.epoch, uid = excluded.uid;
--- name: moved
-UPDATE imap_outgoing SET moved = 1 WHERE account = ? AND digest = ?;
+INSERT INTO imap_outgoing (account, digest, state, spool_seq, at) VALUES (?, ?, 'intent', ?, ?);
+-- name: outgoing_state
+UPDATE imap_outgoing SET state = ? WHERE account = ? AND digest = ?;
+-- name: outgoing_moves
+UPDATE imap_outgoing SET state = 'moving', sent_epoch = ?, sent_uidnext = ? WHERE account = ? AND digest = ?;
+-- name: outbox
+SELECT p.uid, p.size_bytes, p.date, p.digest, p.why, coalesce(o.state, '') FROM imap_outbox p
+    LEFT JOIN imap_outgoing o ON o.account = p.account AND o.digest = p.digest
+    WHERE p.account = ? AND p.folder = ? AND p.epoch = ?;
+-- name: add_outbox
+INSERT OR REPLACE INTO imap_outbox (account, folder, epoch, uid, size_bytes, date, digest, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+-- name: drop_outbox
+DELETE FROM imap_outbox WHERE account = ? AND folder = ? AND epoch = ? AND uid = ?;
+-- name: drop_outbox_but
+DELETE FROM imap_outbox WHERE account = ?1 AND (folder <> ?2 OR epoch <> ?3);
+-- name: unsendable
+SELECT folder, uid, why FROM imap_outbox WHERE account = ? AND why <> '' ORDER BY folder, uid;
 -- name: held
 SELECT held FROM imap_folder WHERE id = ?;
 -- name: messages_after
@@ -107,4 +120,5 @@ SELECT folder, epoch, uid, size_bytes, date, flags, digest, identity FROM imap_m
 -- name: check_poison
 SELECT folder, epoch, uid, why, tries, since, next_try FROM imap_poison LIMIT 0;
 -- name: check_outgoing
-SELECT * FROM imap_outgoing LIMIT 0;
+SELECT o.account, o.digest, state, spool_seq, sent_epoch, sent_uidnext, at, folder, epoch, uid, size_bytes, date, why
+    FROM imap_outgoing o, imap_outbox LIMIT 0;

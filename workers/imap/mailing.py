@@ -1,0 +1,103 @@
+"""What follows from a look at an account with an outbox, and from a pass of that: work, lines in the log, another try."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from workers.imap import schedule
+from workers.imap.account import has_moved
+from workers.imap.jobs import SEND, WATCH
+from workers.imap.post import OUTBOX
+from workers.imap.trouble import SERVER
+from workers.mail.words import seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from workers.imap.jobs import Job
+    from workers.imap.log import Log
+    from workers.imap.member import Member
+    from workers.imap.outbox import Posted
+    from workers.imap.post import Post
+    from workers.imap.trouble import Trouble
+
+EAR_RETRY_S = 600.0
+
+
+def looked(job: Job, log: Log) -> None:
+    """A look has found the outbox, or not: it is opened unless nothing has changed in it."""
+    member, found, session = job.member, job.found, job.session
+    post = member.post
+    if post is None or found is None or session is None:
+        return
+    is_new = post.take(found)
+    if post.folder is None or found.outbox is None:
+        if not post.is_missed:
+            account = member.account
+            log.complain(f"account {account.name}: has no folder {account.outbox}: nothing is sent from there", member.id)
+        post.is_missed = True
+        return
+    post.is_missed = False
+    if is_new or has_moved(post.folder, found.outbox.state, session):
+        member.want(OUTBOX, schedule.SEND)
+
+
+def posted(job: Job, done: Posted, log: Log) -> None:
+    """Tells what a pass of the outbox did, whether or not it came to its end."""
+    member, post, folder, session = job.member, job.member.post, job.folder, job.session
+    if post is None or folder is None:
+        return
+    ids = _ids(member, post)
+    for uid, mail_id, recipients in done.queued:
+        whom = "1 recipient" if recipients == 1 else f"{recipients} recipients"
+        log.say(f"message {uid} of {folder.path} is mail {mail_id} of the spool, for {whom}", *ids, thread=job.thread)
+    for uid in done.known:
+        log.say(f"message {uid} of {folder.path} was sent before: not sent again", *ids, thread=job.thread)
+    for uid, why in done.refused:
+        log.complain(f"message {uid} of {folder.path} is not sent: {why}", *ids, thread=job.thread)
+    if done.moved:
+        log.say(f"moved {done.moved} sent messages from {folder.path} to {member.account.sent}", *ids, thread=job.thread)
+        _copy(member, post)
+    if done.made_sent:
+        member.look_at = 0.0
+    if job.error is None:
+        post.went_well(done.open)
+        member.folder_problems.pop(OUTBOX, None)
+        told = session is not None and session.news and session.now.messages != folder.messages
+        if told or not folder.clean:
+            member.want(OUTBOX, schedule.SEND)
+
+
+def failed(job: Job, trouble: Trouble, log: Log) -> bool:
+    """Takes a trouble that is not the account's; False for one that is."""
+    member, post = job.member, job.member.post
+    if post is None:
+        return False
+    now = time.monotonic()
+    if job.kind == WATCH and job.opens:  # it can do without a second connection that listens
+        post.ear_at = now + EAR_RETRY_S
+        log.say(f"account {member.account.name}: {trouble}; the outbox is looked at with all the others", member.id)
+        return True
+    if job.folder is not post.folder or job.kind != SEND:
+        return False
+    if trouble.kind != SERVER:
+        member.want(OUTBOX, schedule.SEND)
+        return False
+    post.went_wrong(now, random.random())
+    text = str(trouble)
+    if member.folder_problems.get(OUTBOX) != text:
+        member.folder_problems[OUTBOX] = text
+        pause = seconds(max(1.0, post.retry_at - now))
+        log.complain(f"outbox {member.account.outbox}: {text}; next try in {pause}", *_ids(member, post), thread=job.thread)
+    return True
+
+
+def _copy(member: Member, post: Post) -> None:
+    """What was moved is moved in the archive too, though a server need not tell us what we did."""
+    for folder in member.folders.values():
+        if folder.name in (post.sent, post.folder.name if post.folder is not None else b""):
+            member.want(folder.id, schedule.PUSHED)
+
+
+def _ids(member: Member, post: Post) -> tuple[int, ...]:
+    return (member.id,) if post.archived is None else (member.id, post.archived)
