@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workers.imap import sets
 from workers.imap.letters import MONTHS
 from workers.imap.session import Facts, Listed, Session, State
-from workers.imap.sets import Ranges
 from workers.imap.trouble import Declined
-from workers.imap.wire import Literal, Write
+from workers.imap.wire import Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from workers.imap.sets import Ranges
+    from workers.imap.wire import Write
 
 QRESYNC, CONDSTORE, PLAIN = "qresync", "condstore", "plain"
 CAPABILITIES = {QRESYNC: {"QRESYNC", "CONDSTORE", "ENABLE"}, CONDSTORE: {"CONDSTORE", "ENABLE"}, PLAIN: set()}

@@ -75,9 +75,14 @@ def test_one_process_has_a_root(root: Root) -> None:
 def test_a_message_is_synced_before_it_is_in_cur(root: Root, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     rename = os.rename
+
+    def renamed(source: str, target: str) -> None:
+        done.append("rename")
+        rename(source, target)
+
     monkeypatch.setattr(root.syncer, "sync", lambda paths: done.append(f"sync {len(paths)}"))
     monkeypatch.setattr(archive, "sync_folder", lambda path: done.append(f"folder {os.path.basename(path)}"))
-    monkeypatch.setattr(archive.os, "rename", lambda *names: (done.append("rename"), rename(*names)))
+    monkeypatch.setattr(os, "rename", renamed)
     files = []
     for name in (A, B):
         incoming = box.incoming()
@@ -119,7 +124,7 @@ def test_an_incoming_message_has_its_digest_size_and_time(box: Box) -> None:
 
 def test_a_short_write_goes_on(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
-    monkeypatch.setattr(archive.os, "write", lambda fd, data: write(fd, bytes(data[:2])))
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[:2])))
     assert content(put(box, A, b"abcdefg")) == b"abcdefg"
 
 
@@ -277,7 +282,7 @@ def test_a_disk_that_is_full_is_noticed_before_the_end(root: Root, monkeypatch: 
     def with_space(blocks: int, files: int) -> bool:
         values = list(facts)
         values[4], values[5], values[7] = blocks, 10**6, files
-        monkeypatch.setattr(archive.os, "fstatvfs", lambda _: os.statvfs_result(values))
+        monkeypatch.setattr(os, "fstatvfs", lambda _: os.statvfs_result(values))
         return root.is_full()
 
     enough = archive.FREE_BYTES // facts.f_frsize + 1
@@ -397,7 +402,7 @@ def test_old_kernels_hide_errors_so_each_file_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, honest: bool
 ) -> None:
     uname = os.uname()
-    monkeypatch.setattr(syncing.os, "uname", lambda: os.uname_result((uname[0], uname[1], release, uname[3], uname[4])))
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((uname[0], uname[1], release, uname[3], uname[4])))
     fd = os.open(tmp_path, os.O_RDONLY)
     syncer = Syncer(fd)
     os.close(fd)

@@ -15,7 +15,9 @@ from workers.imap.sets import MOST_UID
 
 SYSTEM = ["\\Answered", "\\Deleted", "\\Draft", "\\Flagged", "\\Seen"]
 uint = st.integers(0, MOST_UID)
-words = st.lists(st.sampled_from([*SYSTEM, "\\SEEN", "$Forwarded", "kw", "KW", "\\*"])).map(lambda each: " ".join(sorted(set(each))))
+words = st.lists(st.sampled_from([*SYSTEM, "\\SEEN", "$Forwarded", "kw", "KW", "\\*"])).map(
+    lambda each: " ".join(sorted(set(each)))
+)
 
 
 @given(uint, uint, st.integers(0, 10**12), st.integers(-(10**10), 10**11), words)

@@ -64,9 +64,9 @@ def test_the_most_urgent_is_first_and_of_equals_the_older(member: Member) -> Non
         member.want(folder, priority)
         member.tasks[folder].since = 100.0 - folder
     order = []
-    while (folder := chosen(member)) is not None:
-        order.append(folder)
-        del member.tasks[folder]
+    while (first := chosen(member)) is not None:
+        order.append(first)
+        del member.tasks[first]
     assert order == [6, 7, 4, 5, 3, 2, 1]
 
 

@@ -95,7 +95,9 @@ def test_a_modseq_that_is_not_ours_any_more_reads_all_flags(tier: str, was: int,
     st.tuples(st.integers(1, 2), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)),
     st.sampled_from(TIERS),
 )
-def test_a_full_pass_or_one_in_doubt_compares_all_and_asks_for_flags(was: Seen, state: tuple[int, int, int, int], tier: str) -> None:
+def test_a_full_pass_or_one_in_doubt_compares_all_and_asks_for_flags(
+    was: Seen, state: tuple[int, int, int, int], tier: str
+) -> None:
     listing, flags, _ = steps(was, state, tier, full=True)
     assert listing == "all"
     assert flags in ("all", "since") or not was.epoch
@@ -148,7 +150,8 @@ def test_what_is_ambiguous_is_left_out(there: list[There], here: list[Here]) -> 
 
 
 def test_an_identity_decides_before_the_shape() -> None:
-    assert pair([(1, 100, 5, b"a"), (2, 100, 5, b"b")], [(7, 8, 100, 5, b"b"), (7, 9, 100, 5, b"a")]) == [(1, (7, 9)), (2, (7, 8))]
+    here: list[Here] = [(7, 8, 100, 5, b"b"), (7, 9, 100, 5, b"a")]
+    assert pair([(1, 100, 5, b"a"), (2, 100, 5, b"b")], here) == [(1, (7, 9)), (2, (7, 8))]
     assert pair([(1, 100, 5, b"a")], [(7, 8, 100, 5, None)]) == [(1, (7, 8))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -39,7 +40,6 @@ def folder(full_at: float) -> Folder:
     made = Folder.__new__(Folder)
     made.full_at = full_at
     return made
-
 
 
 def test_intervals_are_those_of_the_config() -> None:
@@ -87,7 +87,7 @@ def test_a_change_of_the_clock_costs_no_day_and_doubles_none(day: tuple[int, int
                 done = now
                 passes.append(now)
         assert 4 <= len(passes) <= 6
-        gaps = [later - earlier for earlier, later in zip(passes[1:], passes[2:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(passes[1:])]
         assert all(gap <= DAY_S + 7200 for gap in gaps), gaps
 
 

@@ -77,7 +77,8 @@ def test_a_million_messages_are_one_range() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"0", b"1:0", b"4294967296", b"1:4294967296", b"1:", b":1", b",", b"1,,2", b"*", b"1:*", b"-1", b" 1", b"1:2:3", b"9" * 50]
+    "text",
+    [b"0", b"1:0", b"4294967296", b"1:4294967296", b"1:", b":1", b",", b"1,,2", b"*", b"1:*", b"-1", b" 1", b"1:2:3", b"9" * 50],
 )
 def test_what_is_no_set_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="not a set"):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from workers.imap.limits import LEAST_RATE, Limits
 from workers.imap.stream import READ_BYTES, Stream
 from workers.imap.trouble import Declined, Lost
-from workers.imap.wire import Reader, Response, WireError, Write
+from workers.imap.wire import Reader, WireError
 from workers.mail.words import plain
 
-Take = Callable[[Response], None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workers.imap.wire import Response, Write
+
+    Take = Callable[[Response], None]
+
 TEXT_BYTES = 64 << 20  # of all that is no message in the answer to one command
 NON_SYNC_BYTES = 4096  # RFC 7888 5: LITERAL- takes no more at once
 
@@ -45,6 +51,7 @@ class Connection:
         self._reader = Reader(self._open_literal)
         self._count = 0
         self._ended: dict[bytes, Response] = {}
+        self._told: dict[bytes, Take] = {}  # who hears the end of a command that nobody waits for
         self._names: dict[bytes, str] = {}  # of commands on the way, by tag
         self._bye = ""
         self._buffer: bytearray | None = None
@@ -82,6 +89,10 @@ class Connection:
             line += word.octets
         self.write(bytes(line + b"\r\n"))
         return tag
+
+    def send_ahead(self, words: bytes, told: Take) -> None:
+        """Sends a command for whose end nobody waits; `told` gets it when it comes. Raises Lost."""
+        self._told[self.send(words)] = told
 
     def write(self, data: bytes) -> None:
         """Sends bytes as they are. Raises Lost."""
@@ -197,7 +208,11 @@ class Connection:
         if self.debug is not None:
             self._say(f"< {_told(response)}")
         if response.tag not in (b"*", b"+"):
-            if response.tag in self._names:
+            told = self._told.pop(response.tag, None)
+            if told is not None:
+                self._names.pop(response.tag, None)
+                told(response)
+            elif response.tag in self._names:
                 self._ended[response.tag] = response
             return
         if response.kind == b"BYE":

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from workers.imap.sets import Ranges
     from workers.imap.wire import Write
 
-BATCH = 200
+ASKED = 500  # messages in one command
+BATCH = 200  # messages put on disk together
 BATCH_BYTES = 8 << 20
 ITEMS = b"(UID FLAGS INTERNALDATE%s BODY.PEEK[])"
 MOST_LOSSES = 2  # with one message in hand: then that message is to blame
@@ -35,7 +36,7 @@ class Caution:
     """What is kept of a folder's failed fetches over connections: how many messages a command asks for, and who is blamed."""
 
     def __init__(self) -> None:
-        self.size = BATCH
+        self.size = ASKED
         self.blamed: dict[int, int] = {}
 
     def failed(self, asked: Ranges) -> int | None:
@@ -49,7 +50,7 @@ class Caution:
 
     def went_well(self) -> None:
         """A command ended in OK: ask for more again."""
-        self.size = min(BATCH, self.size * 2)
+        self.size = min(ASKED, self.size * 2)
 
 
 class Download:
@@ -121,7 +122,7 @@ class Download:
                 self._wanted.update(sets.numbers(part))
                 self._asked.append(part)
                 yield items, part
-                if self._caution.size < BATCH:
+                if self._caution.size < ASKED:
                     return  # one at a time until it is known which one
 
         self._asked, self._wanted, self._taken = [], set(), set()

@@ -87,8 +87,8 @@ class _Look:
             if self._books.run("books.has_old", (self._place.id, self._epoch)):
                 report.names["old rows"] = {"rows of another UIDVALIDITY in the state database"}
         shelf = Shelf(self._place.path, self._epoch, running=running)
-        for uid, (flags, file, row) in aligned(self._flags(there), shelf.each(), self._rows()):
-            self._compare(shelf, uid, flags, file, row)
+        for uid, (told, file, row) in aligned(self._flags(there), shelf.each(), self._rows()):
+            self._compare(shelf, uid, told, file, row)
         self._ask_for_content()
         report.add("size", shelf.wrong_size)
         report.add("epoch", shelf.others)
@@ -96,16 +96,18 @@ class _Look:
         self._count_again(shelf)
         report.names |= {"foreign": shelf.foreign, "left over": shelf.left_over}
 
-    def _flags(self, there: Ranges) -> Iterator[tuple[int, str]]:
-        """Each message's flags on the server, as text."""
+    def _flags(self, there: Ranges) -> Iterator[tuple[int, tuple[str, int]]]:
+        """Each message's flags on the server, as text, and its MODSEQ, 0 where there is none."""
+        can_tell = self._session.can("CONDSTORE") or self._session.can("QRESYNC")
+        items = b" (UID FLAGS MODSEQ)" if can_tell else b" (UID FLAGS)"
         while there:
             part, there = sets.take(there, WINDOW)
-            told: dict[int, str] = {}
-            for facts in self._session.facts(b"UID FETCH " + sets.text(part) + b" (UID FLAGS)"):
+            told: dict[int, tuple[str, int]] = {}
+            for facts in self._session.facts(b"UID FETCH " + sets.text(part) + items):
                 if facts.flags is not None:
-                    told[facts.uid] = flag_text(facts.flags)
+                    told[facts.uid] = flag_text(facts.flags), facts.modseq
             for uid in sets.numbers(part):
-                yield uid, told.get(uid, UNTOLD)
+                yield uid, told.get(uid, (UNTOLD, 0))
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         """The rows of this UIDVALIDITY."""
@@ -120,26 +122,27 @@ class _Look:
                 return
             last = rows[-1][1]
 
-    def _compare(self, shelf: Shelf, uid: int, flags: str | None, file: File | None, row: Row | None) -> None:
+    def _compare(self, shelf: Shelf, uid: int, told: tuple[str, int] | None, file: File | None, row: Row | None) -> None:
         """What there is of one message: on the server, on disk, in the database."""
         report = self._report
-        if flags is None:
+        if told is None:
             report.note("extra" if file is not None else "row only", uid)
             return
+        flags, modseq = told
         if file is None:
             report.note("poison" if uid in self._poison else "missing", uid)
             if uid in self._poison:
                 report.why[uid] = self._poison[uid]
             return
-        if flags is UNTOLD:
+        if flags == UNTOLD:
             report.note("untold", uid)
         elif bits(letters(flags)) != file.bits:
-            report.note("letters", uid, flags, file.bits)
+            report.note("letters", uid, flags, modseq, file.bits)
         if row is None:
             report.note("no row", uid)
             return
-        if flags is not UNTOLD and row.flags != flags:
-            report.note("flags", uid, flags, row.flags)
+        if flags != UNTOLD and row.flags != flags:
+            report.note("flags", uid, flags, modseq, row.flags)
         base = file_name(self._epoch, uid, row.size_bytes, row.date, "").removesuffix(":2,")
         if hash_of(base) != file.hash:
             report.note("row", uid)

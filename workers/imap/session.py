@@ -12,7 +12,7 @@ from contextlib import suppress
 from workers.imap import sets
 from workers.imap.connection import Arg, Connection
 from workers.imap.trouble import SERVER, Declined, Lost, Trouble
-from workers.imap.wire import Literal, Response, Write, number, pairs, quoted
+from workers.imap.wire import Literal, Response, number, pairs, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from workers.imap.connection import Take
     from workers.imap.sets import Ranges
+    from workers.imap.wire import Write
 
 STATUS_ITEMS = (b"UIDVALIDITY", b"UIDNEXT", b"MESSAGES")
-IN_FLIGHT = 2
+IN_FLIGHT = 3
 MEASURED_BYTES = 1 << 19
 SLOW_BYTES_S = 3e6  # below it the way takes longer than packing does
 STATUS_AT_ONCE = 50
@@ -105,17 +106,18 @@ class Session:
         return name.encode() in self.connection.capabilities and name not in self._without
 
     def prepare(self) -> None:
-        """What is said once behind the login, in one write: who we are, what we know."""
-        tags = []
+        """What is said once behind the login: who we are, what we know. What follows does not wait for the answers."""
         if self.can("ID"):
-            tags.append(self.connection.send(b'ID ("name" "imap-sync" "vendor" "semguard")'))
-        if self.can("QRESYNC") and self.can("ENABLE"):
-            tags.append(self.connection.send(b"ENABLE QRESYNC"))
-        elif self.can("CONDSTORE") and self.can("ENABLE"):
-            tags.append(self.connection.send(b"ENABLE CONDSTORE"))
-        for tag in tags:
-            with suppress(Declined):  # what it means is found out where it counts
-                self.connection.wait(tag)
+            self.connection.send_ahead(b'ID ("name" "imap-sync" "vendor" "semguard")', lambda _: None)
+        for name in ("QRESYNC", "CONDSTORE"):
+            if self.can(name) and self.can("ENABLE"):
+                self.connection.send_ahead(b"ENABLE " + name.encode(), self._enabled)
+                return
+
+    def _enabled(self, response: Response) -> None:
+        """A server that offers QRESYNC and does not let it be enabled would refuse it in EXAMINE too."""
+        if response.kind != b"OK":
+            self._without |= {"QRESYNC"}
 
     def wants_compression(self) -> bool:
         """Whether the way has shown itself to be so slow that packing pays: a fast one it makes slower by far."""

@@ -69,7 +69,7 @@ class Shelf:
         found = dict.fromkeys(uids, 0)
         for name in _names(self.cur):
             each = parse(name)
-            if each is not None and each.epoch == self._epoch and each.uid in found:
+            if each is not None and each.epoch == self._epoch and each.uid in found and f"cur/{name}" not in self.foreign:
                 found[each.uid] += 1
         return found
 

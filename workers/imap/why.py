@@ -57,8 +57,8 @@ def _state(account: Account, row: dict[str, Any], *, running: bool) -> list[str]
     synced = f"last in step at {stamp(row['synced_at'])}" if row["synced_at"] else "never in step yet"
     said = plain(row["problem"]).rstrip(".")
     if row["until"] > now and said:
-        until = f"It rests until {stamp(row['until'])}, that is {seconds(row['until'] - now)}" if running else "It was to rest"
-        return [f"{account.name} can't be brought in step ({synced}): {said}.", f"{until}."]
+        rest = [f"It rests until {stamp(row['until'])}, that is {seconds(row['until'] - now)}."] if running else []
+        return [f"{account.name} can't be brought in step ({synced}): {said}.", *rest]
     if said:
         return [f"{account.name}: {said} ({synced})."]
     if row["state"] == "syncing" and running:
