@@ -173,7 +173,7 @@ def test_verify_sees_a_changed_file(syncer: Syncer, user: MailUser) -> None:
     path = syncer.files(user.name, "INBOX")[2].path
     path.chmod(0o600)
     path.write_bytes(path.read_bytes().replace(b"x", b"y", 1))
-    assert syncer.run("verify").returncode == 1
+    assert syncer.run("verify", "--content").returncode == 1
 
 
 def test_a_removed_folder_of_the_archive_comes_back(syncer: Syncer, user: MailUser) -> None:

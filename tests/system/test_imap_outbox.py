@@ -1,4 +1,4 @@
-"""The outbox against real Dovecot and smtp-sink: what is saved there is sent once, whatever happens in between, and then in Sent."""
+"""The outbox against real Dovecot and smtp-sink: what is saved there is sent once, whatever happens, and is then in Sent."""
 
 from __future__ import annotations
 
@@ -96,9 +96,7 @@ def sink(tmp_path: Path) -> Iterator[Sink]:
 
 
 @pytest.fixture
-def new_post(
-    syncer: Syncer, spool: Spool, sink: Sink, new_dovecot: Callable[..., Dovecot]
-) -> Callable[..., Post]:
+def new_post(syncer: Syncer, spool: Spool, sink: Sink, new_dovecot: Callable[..., Dovecot]) -> Callable[..., Post]:
     """Makes the world of a test; the arguments are Dovecot's, or `outbox`."""
 
     def make(outbox: str = OUTBOX, **options: object) -> Post:
@@ -139,7 +137,8 @@ def test_only_the_outbox_is_ever_opened_to_be_changed(new_post: Callable[..., Po
     post.start()
     post.user.append("To send", letter("one"))
     wait_until(lambda: post.sent() == ["one"], "it is sent", 30)
-    said = [line.partition("> s")[2].partition(" ")[2] for line in post.syncer.logged().splitlines() if "> s" in line]
+    lines = [line.rpartition(" [")[0].partition("] > s") for line in post.syncer.logged().splitlines()]
+    said = [line.partition(" ")[2] for _, found, line in lines if found]
     assert {line for line in said if line.startswith("SELECT")} == {'SELECT "To send"'}
     assert not [line for line in said if line.startswith(("CLOSE", "EXPUNGE", "STORE", "APPEND", "DELETE", "RENAME"))]
     assert list(post.user.contents("INBOX")) == [1]
@@ -227,7 +226,8 @@ def test_a_new_uidvalidity_sends_nothing_again(new_post: Callable[..., Post], of
     post.start_sync()
     wait_until(lambda: len(post.queued()) == 5, "all are queued", 30)
     post.dovecot.change_uidvalidity("alice", "To send", 4711)
-    post.dovecot.kick("alice")
+    post.dovecot.stop()
+    post.dovecot.start()
     wait_until(lambda: post.syncer.rows("SELECT count(*) FROM imap_outbox WHERE epoch = 4711") == [(5,)], "they are known", 60)
     assert len(post.queued()) == 5
     post.start_send()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.imap_copy import Process
-from tests.unit.imap_world import CONDSTORE, PLAIN, QRESYNC, FakeSession, Server, internal_date
+from tests.unit.imap_session import FakeSession
+from tests.unit.imap_world import CONDSTORE, PLAIN, QRESYNC, Server, internal_date
 from workers.imap.account import Found, clear_strays, has_moved, look
 from workers.imap.archive import REMOVED
 from workers.imap.session import Listed

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,9 +94,10 @@ def worker(folder: Path) -> Iterator[None]:
     os.close(fd)
 
 
-def account(run: Run, name: str = "alice") -> dict[str, object]:
+def account(run: Run, name: str = "alice") -> dict[str, Any]:
     found = json.loads(run("status", "--json")[1])
-    return {each["name"]: each for each in found["accounts"]}[name]
+    accounts: dict[str, dict[str, Any]] = {each["name"]: each for each in found["accounts"]}
+    return accounts[name]
 
 
 def test_the_help_names_every_command_and_each_has_its_own(run: Run) -> None:
@@ -167,7 +169,7 @@ def test_status_as_json(run: Run) -> None:
     ]
     assert (found["id"], found["mode"], found["state"], found["folders"], found["messages"]) == (53, "none", "in step", 2, 4)
     assert (found["problem"], found["until"], found["demoted"]) == ("", None, [])
-    (poison,) = found["poison"]  # type: ignore[misc]
+    (poison,) = found["poison"]
     assert (poison["folder"], poison["uid"], poison["tries"]) == ("Entwürfe", 17, 3)
     other = account(run, "bob")
     assert (other["state"], other["enabled"], other["mode"], other["synced_at"], other["id"]) == (

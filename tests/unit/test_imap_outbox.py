@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,11 +18,12 @@ from workers.imap.letter_out import FINISH, FOLLOW, INTENT, LEAVE, MOVING, OVER,
 from workers.imap.outbox import OutboxPass
 from workers.imap.post import Outbox, Post
 from workers.imap.session import Facts, State
-from workers.imap.trouble import Declined
+from workers.imap.trouble import Declined, Trouble
 from workers.imap.wire import Response
 from workers.mail.config import Config
 from workers.mail.imap_config import Account
 
+ROOT = Path(__file__).resolve().parents[2]
 BOX, SENT = b"To send", b"Sent"
 LETTER = b"From: a@example.org\r\nTo: b@example.org\r\nBcc: c@example.org\r\nMessage-ID: <1@example.org>\r\n\r\nx\r\n"
 
@@ -369,6 +372,18 @@ def test_a_crash_and_a_spool_that_has_pruned_the_mail_do_not_send_it_again(new_w
     assert unsure == 2  # behind the spool's commit, and before the books'
 
 
+def test_a_letter_of_a_spool_that_is_gone_is_not_taken_for_sent(new_world: Callable[..., World]) -> None:
+    world = new_world("MOVE")
+    world.server.save(BOX, LETTER)
+    world.run()
+    for path in Path(world.config.database).parent.glob("spool.db*"):
+        path.unlink()
+    with pytest.raises(Trouble, match="another spool"):
+        world.run()
+    assert (world.server.shown(BOX), world.server.shown(SENT)) == ([LETTER], [])
+    assert world.ever_queued() == 0
+
+
 def test_two_equal_messages_are_one_letter_and_both_go(new_world: Callable[..., World]) -> None:
     world = new_world("MOVE")
     world.server.save(BOX, LETTER)
@@ -401,6 +416,16 @@ def test_the_mail_has_no_bcc_the_priority_of_a_person_and_an_identifier(new_worl
     assert b"To: b@example.org" in body
     assert (sender, identifier) == ("a@example.org", f"imap:alice:{letter_out.digest(LETTER).hex()}")
     assert world.sql("SELECT address, priority FROM mail_recipient") == [("b@example.org", 0), ("c@example.org", 0)]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [("outbox", {"aiosmtplib", "asyncio", "email", "logging"}), ("run", {"workers.spool.accept", "workers.imap.letter_out"})],
+)
+def test_the_spool_comes_with_an_outbox_and_its_sender_never(module: str, absent: set[str]) -> None:
+    code = f"import sys, workers.imap.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert absent.isdisjoint(done.stdout.split())
 
 
 def test_content_is_held_up_to_a_byte_more_than_is_allowed() -> None:

@@ -77,7 +77,7 @@ def _find_outbox(everything: list[Listed], account: Account, found: Found) -> No
         if names.is_named(account.outbox or "", each.name, each.delimiter) and not names.is_inbox(each.name):
             found.outbox = each
         elif names.is_named(account.sent or "", each.name, each.delimiter):
-            found.sent = each.name
+            found.sent = each.said
 
 
 def clear_strays(root: Root, account: Account, folders: Iterable[Folder]) -> list[str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REMOVED = ".removed"
 OURS = "imap-sync."  # what names in tmp begin with
 DIGEST_BYTES = 16
+LOOK_S = 0.05  # flock(2) knows no time to wait at most
 FREE_BYTES = 8 << 20  # what is left for the database
 
 
@@ -38,12 +39,17 @@ class Root:
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.syncer = Syncer(self._fd)
 
-    def lock(self) -> None:
-        """Takes the root for this process. Raises Locked."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked(f"{self.path}: another imap-sync works here") from None
+    def lock(self, most_s: float = 0.0) -> None:
+        """Takes the root for this process, waiting at most so long. Raises Locked."""
+        until = time.monotonic() + most_s
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise Locked(f"{self.path}: another imap-sync works here") from None
+            time.sleep(LOOK_S)
 
     def is_full(self) -> bool:
         """Whether so little space is left that nothing more is fetched."""

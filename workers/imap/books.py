@@ -153,7 +153,7 @@ class Books:
                 if not rows:
                     transaction.run("books.add_account", (name,))
                     rows = transaction.run("books.account", (name,))
-                found[name] = (rows[0], [Folder(row) for row in transaction.run("books.folders", (rows[0][0],))])
+                found[name] = (rows[0], [Folder(row) for row in transaction.run("books.folders_counted", (rows[0][0],))])
             return found
 
         return self.do(work)

@@ -44,7 +44,7 @@ class Crew:
         """Gives a job to a thread."""
         self._busy[id(job)] = job
         job.started = time.monotonic()
-        if len(self._busy) > len(self._made):
+        if len(self._busy) > len(self._made) and len(self._made) < self.threads + EXTRA:
             number = len(self._made) + 1
             thread = threading.Thread(target=self._run, args=(number,), name=f"t{number}", daemon=True)
             self._made.append(thread)
@@ -65,6 +65,8 @@ class Crew:
         now = time.monotonic()
         found = []
         for job in self._busy.values():
+            if not job.begun:
+                continue
             since = max(job.started, job.session.connection.moved_at) if job.session is not None else job.started
             if now - since > limit_s:
                 found.append(job)

@@ -20,7 +20,7 @@ from workers.imap.member import Member
 from workers.imap.names import matches
 from workers.imap.post import OUTBOX, SpoolWatch
 from workers.imap.results import Results
-from workers.imap.trouble import AUTH, NETWORK, Trouble
+from workers.imap.trouble import AUTH, NETWORK, SECRET, Trouble
 from workers.mail.words import seconds
 
 TYPE_CHECKING = False
@@ -80,7 +80,7 @@ class Engine:
         if jumped_s > JUMP_S:
             self._reconnect_all(jumped_s)
         for member in self.members.values():
-            if member.kind == AUTH and stamp(member.account) != member.secret_stamp:
+            if member.kind in (AUTH, SECRET) and stamp(member.account) != member.secret_stamp:
                 self.log.say(f"account {member.account.name}: its password has changed", member.id)
                 member.well()
                 member.look_at = 0.0
@@ -131,7 +131,10 @@ class Engine:
         now = time.monotonic()
         wishes = [(*task, member) for member in self.members.values() if (task := member.next_task(now)) is not None]
         wishes.sort(key=lambda wish: wish[:2])
+        full = sum(len(member.tasks) for member in self.members.values()) >= self.imap.threads * self.imap.tasks_per_thread
         for priority, _, folder, member in wishes:
+            if not folder and full:
+                continue  # what was found already is done first
             if self.crew.has_room(urgent=priority == schedule.SEND):
                 self._start(member, folder, now)
         for member in list(self.members.values()):
@@ -184,12 +187,25 @@ class Engine:
         host = self._host(member)
         if any(now - each.started < ALONE_S for each in member.running.values()):
             return False  # small folders are done sooner than a login
-        if member.connections >= member.most_connections or not host.may_open(now, self.imap.per_host):
+        if member.connections >= member.most_connections:
+            return False
+        if self.imap.per_host is not None and host.connections >= self.imap.per_host:
+            self._make_room(host)
+        if not host.may_open(now, self.imap.per_host):
             return False
         host.opens()
         member.connections += 1
         job.opens = True
         return True
+
+    def _make_room(self, host: Host) -> None:
+        """Of a host that takes no more connections, ends the one that has been at rest for longest: its timers go on."""
+        resting = [(each.rested_at, id(each), member, each) for member in self.members.values() for each in member.sessions]
+        there = [each for each in resting if self._host(each[2]) is host]
+        if there:
+            _, _, member, session = min(there)
+            member.mode = "poll"
+            self.close_session(member, session, politely=True)
 
     # what came of it
 
@@ -218,7 +234,7 @@ class Engine:
                     if each.kind == NETWORK and self._host(each) is host:
                         each.until = 0.0
         elif job.opens:
-            shared = isinstance(job.error, Trouble) and job.error.kind == NETWORK
+            shared = isinstance(job.error, Trouble) and job.error.kind == NETWORK and not job.error.of_account
             host.failed(time.monotonic(), random.random(), unreachable=shared)
         if job.session is None:
             host.closed()
@@ -323,11 +339,11 @@ class Engine:
         for member in self.members.values():
             for session in list(member.sessions):
                 self._lost_at_rest(member, session, "the clock has jumped")
-            for job in member.running.values():
-                if job.session is not None:
-                    job.session.connection.stream.shut()
             if member.kind == NETWORK:
                 member.until = 0.0
+        for job in self.crew.busy:
+            if job.session is not None:
+                job.session.connection.stream.shut()
 
     def _host(self, member: Member) -> Host:
         return self._hosts.setdefault((member.account.host, member.account.port), Host())

@@ -68,7 +68,11 @@ def open_connection(
         if account.tls in ("starttls", "opportunistic"):
             _upgrade(account, connection, limits, logged_in=greeting.kind == b"PREAUTH")
         if greeting.kind != b"PREAUTH":
-            _log_in(account, connection, secret)
+            try:
+                _log_in(account, connection, secret)
+            except Trouble as trouble:
+                trouble.of_account = True
+                raise
     except Declined as declined:
         connection.close()
         raise Trouble(SERVER, str(declined)) from None

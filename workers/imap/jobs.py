@@ -60,6 +60,7 @@ class Job:
         self.bug: BaseException | None = None
         self.started = time.monotonic()
         self.thread = 0
+        self.begun = False  # a thread has it
 
     def where(self) -> str:
         """Account, folder and command, for those who ask what hangs."""
@@ -69,7 +70,7 @@ class Job:
 
 def perform(job: Job, env: Env, buffer: bytearray) -> None:
     """Does the job. Whatever happens is told in it; a connection that can't be used any more is closed and gone from it."""
-    job.started = time.monotonic()
+    job.started, job.begun = time.monotonic(), True
     try:
         if job.session is None:
             job.session = _open(job, env, buffer)

@@ -25,16 +25,20 @@ class Unsendable(Exception):
 
 
 class Place:
-    """What is known of the message with a UID: `digest` of its content, or `why` it is not sent. `state` as above, or ""."""
+    """What is known of the message with a UID: `digest` of its content, or `why` it is not sent. `state` as above, or "".
 
-    __slots__ = ("date", "digest", "size_bytes", "state", "why")
+    `seq` is the spool's last mail before this one.
+    """
 
-    def __init__(self, size_bytes: int, date: int, digest: bytes | None, why: str, state: str) -> None:
+    __slots__ = ("date", "digest", "seq", "size_bytes", "state", "why")
+
+    def __init__(self, size_bytes: int, date: int, digest: bytes | None, why: str, state: str, seq: int = 0) -> None:
         self.size_bytes = size_bytes
         self.date = date
         self.digest = digest
         self.why = why
         self.state = state
+        self.seq = seq
 
 
 class Letter:

@@ -9,7 +9,7 @@ from workers.imap import schedule
 from workers.imap.account import has_moved
 from workers.imap.jobs import SEND, WATCH
 from workers.imap.post import OUTBOX
-from workers.imap.trouble import SERVER
+from workers.imap.trouble import SERVER, Lost
 from workers.mail.words import seconds
 
 TYPE_CHECKING = False
@@ -78,10 +78,12 @@ def failed(job: Job, trouble: Trouble, log: Log) -> bool:
         post.ear_at = now + EAR_RETRY_S
         log.say(f"account {member.account.name}: {trouble}; the outbox is looked at with all the others", member.id)
         return True
+    if isinstance(trouble, Lost) and post.folder is not None:
+        member.want(OUTBOX, schedule.SEND)  # what has happened meanwhile was told to nobody
     if job.folder is not post.folder or job.kind != SEND:
         return False
     if trouble.kind != SERVER:
-        member.want(OUTBOX, schedule.SEND)
+        member.want(OUTBOX, schedule.SEND)  # when the account rests no more
         return False
     post.went_wrong(now, random.random())
     text = str(trouble)
@@ -95,7 +97,7 @@ def failed(job: Job, trouble: Trouble, log: Log) -> bool:
 def _copy(member: Member, post: Post) -> None:
     """What was moved is moved in the archive too, though a server need not tell us what we did."""
     for folder in member.folders.values():
-        if folder.name in (post.sent, post.folder.name if post.folder is not None else b""):
+        if folder.listed in (post.sent, post.folder.name if post.folder is not None else b""):
             member.want(folder.id, schedule.PUSHED)
 
 

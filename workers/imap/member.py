@@ -53,6 +53,7 @@ class Member:
         self.answered: int = row[5] if row[5] < row[4] else row[4]
         self.looked = self.asked  # the pass of the last look
         self.looked_at = 0.0  # Unix seconds
+        self.owed: set[int] = set()  # folders that the look of that pass wanted, and that are not done
         self.id = account.id if account.id is not None else self.key
         self.folders: dict[int, Folder] = {folder.id: folder for folder in folders}
         self.tasks: dict[int, Task] = {}

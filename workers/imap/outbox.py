@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from workers.imap import letter_out
-from workers.imap.letter_out import FINISH, FOLLOW, MOVING, OVER, TAKE, Place, Unsendable
+from workers.imap.letter_out import FINISH, FOLLOW, MOVING, OVER, QUEUED, TAKE, Place, Unsendable
 from workers.imap.letters import unix
 from workers.imap.moving import Moving, content
 from workers.imap.spooling import Spooling
@@ -107,7 +107,7 @@ class OutboxPass:
 
     def _places(self, epoch: int) -> dict[int, Place]:
         rows = self._books.run("outbox", (self._key, self._folder.name, epoch))
-        return {uid: Place(size_bytes, date, key, why, state) for uid, size_bytes, date, key, why, state in rows}
+        return {row[0]: Place(*row[1:]) for row in rows}
 
     # new ones
 
@@ -127,7 +127,7 @@ class OutboxPass:
             self._books.run("add_outbox", self._values(facts, epoch, key, ""))
             if state == OVER:
                 self.posted.known.append(facts.uid)
-            return self._place(facts, key, "", state)
+            return self._place(facts, key, "", state, seq)
         identifier = letter_out.identifier(self._name, key)
         if state and self._spooling.may_be_lost(identifier, seq):
             return self._refuse(facts, epoch, key, UNSURE)
@@ -136,18 +136,17 @@ class OutboxPass:
             mail = self._spooling.submission(letter, identifier)
         except Unsendable as error:
             return self._refuse(facts, epoch, None, str(error))
-        self._intend(facts, epoch, key, new=not state)
+        self._intend(facts, epoch, key, None if state else self._spooling.last_before(identifier))
         mail_id = self._spooling.queue(mail)
-        self._books.run("outgoing_state", (letter_out.QUEUED, self._key, key))
+        self._books.run("outgoing_state", (QUEUED, self._key, key))
         self.posted.queued.append((facts.uid, mail_id, len(mail.recipients)))
-        return self._place(facts, key, "", letter_out.QUEUED)
+        return self._place(facts, key, "", QUEUED)
 
-    def _intend(self, facts: Facts, epoch: int, key: bytes, *, new: bool) -> None:
-        """Writes down that it is about to be queued, and which was the spool's last mail before."""
-        seq = self._spooling.last_mail_id() if new else 0
+    def _intend(self, facts: Facts, epoch: int, key: bytes, seq: int | None) -> None:
+        """Writes down that it is about to be queued, and which was the spool's last mail before; None when that stands there."""
 
         def work(transaction: Transaction) -> None:
-            if new:
+            if seq is not None:
                 transaction.run("books.add_outgoing", (self._key, key, seq, time.time()))
             transaction.run("books.add_outbox", self._values(facts, epoch, key, ""))
 
@@ -161,8 +160,8 @@ class OutboxPass:
     def _values(self, facts: Facts, epoch: int, key: bytes | None, why: str) -> tuple[object, ...]:
         return (self._key, self._folder.name, epoch, facts.uid, facts.size_bytes, unix(facts.date), key, why)
 
-    def _place(self, facts: Facts, key: bytes | None, why: str, state: str) -> Place:
-        return Place(facts.size_bytes, unix(facts.date), key, why, state)
+    def _place(self, facts: Facts, key: bytes | None, why: str, state: str, seq: int = 0) -> Place:
+        return Place(facts.size_bytes, unix(facts.date), key, why, state, seq)
 
     # what became of the others
 
@@ -170,7 +169,7 @@ class OutboxPass:
         """Moves what is sent; whether something was moved."""
         over: list[tuple[Facts, bytes]] = []
         halfway: list[tuple[Facts, bytes]] = []
-        waiting = set()
+        waiting, lost = set(), []
         for each in here.values():
             place = places.get(each.uid)
             what = _step(each, place)
@@ -181,11 +180,15 @@ class OutboxPass:
                 halfway.append((each, place.digest))
             elif identifier in waiting or self._spooling.is_open(identifier):
                 waiting.add(identifier)
+            elif place.state == QUEUED and self._spooling.last_mail_id() <= place.seq:
+                lost.append(each.uid)
             else:
                 over.append((each, place.digest))
         self.posted.open = frozenset(waiting)
         moved = self._moving.run(over, halfway, epoch)
         self.posted.moved += moved
+        if lost and not (over or halfway):
+            raise Trouble(SERVER, f"message {lost[0]} was queued in another spool than this one: it stays where it is")
         return bool(over or halfway)
 
     def _forget(self, here: dict[int, Facts], places: dict[int, Place], epoch: int) -> None:

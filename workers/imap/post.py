@@ -29,7 +29,7 @@ class Outbox(Folder):
 
     def __init__(self, name: bytes, delimiter: bytes | None) -> None:
         self.id = OUTBOX
-        self.name = name
+        self.name = self.listed = name  # as the server writes it
         self.delimiter = delimiter
         self.path = names.folder_path(name, delimiter)
         self.epoch = self.uidnext = self.modseq = self.messages = self.held = 0
@@ -57,13 +57,13 @@ class Post:
         """Takes the names that a look has found; whether the outbox has to be opened, as far as it is known to be another."""
         listed = found.outbox
         self.sent = found.sent or (names.raw_name(self._account.sent or "", listed.delimiter) if listed is not None else b"")
-        if listed is None or listed.name == self.sent:
+        if listed is None or listed.said == self.sent:
             self.folder = None
             return False
         self.archived = next((each.id for each in found.folders.values() if each.name == listed.name), None)
-        if self.folder is not None and self.folder.name == listed.name:
+        if self.folder is not None and self.folder.name == listed.said:
             return False
-        self.folder = Outbox(listed.name, listed.delimiter)
+        self.folder = Outbox(listed.said, listed.delimiter)
         return True
 
     def went_well(self, still_open: frozenset[str]) -> None:

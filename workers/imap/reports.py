@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
+from workers.imap.trouble import SERVER
 from workers.mail.words import plain, seconds
 
 TYPE_CHECKING = False
@@ -50,12 +51,19 @@ class Reports:
             member.look_at = 0.0
             member.until = 0.0
 
+    def unknown(self, key: int, asked: int) -> None:
+        """Tells a command that waits for an account that is not served here."""
+        problem = "the worker that runs does not serve it: its mail.toml is another one, or has enabled = false"
+        row = ("none", "waiting", SERVER, problem, 0.0, 0.0, key)
+        self._engine.env.books.post(lambda transaction: transaction.run("books.account_state", row))
+        self._engine.env.books.post(partial(_write_answered, row=(asked, key)))
+
     def answer(self) -> None:
         """Tells a command that waits for a pass that it is done, or can't be."""
         for member in self._engine.members.values():
             if member.asked > member.answered:
                 resting = member.until > time.monotonic()
-                if resting or (member.looked == member.asked and member.is_in_step):
+                if resting or (member.looked == member.asked and not member.owed):
                     self._write([member])
                     member.answered = member.asked
                     answered = (member.answered, member.key)

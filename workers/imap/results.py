@@ -42,6 +42,8 @@ class Results:
             job.error = Trouble(SERVER, f"a mistake of imap-sync's own: {job.bug!r}")
         if job.error is not None and not isinstance(job.error, Trouble):
             raise job.error
+        if job.folder is not None and not (isinstance(job.error, Trouble) and job.error.kind != SERVER):
+            job.member.owed.discard(job.folder.id)
         if job.outcome is not None:
             self._passed(job, job.outcome)
         if job.posted is not None:
@@ -50,7 +52,7 @@ class Results:
             self._trouble(job, job.error)
         elif job.kind == LOOK:
             self._looked(job)
-        elif job.kind in (FOLDER, SEND):
+        elif job.kind == FOLDER or (job.kind == SEND and job.member.kind):  # the outbox says nothing about losses in others
             job.member.well()
 
     def _looked(self, job: Job) -> None:
@@ -77,6 +79,8 @@ class Results:
             elif high:
                 self._log.say("received 0 new messages in 0s", member.id, folder.id, thread=job.thread)
         member.full_look = False
+        if job.asked > member.looked:
+            member.owed = set(member.tasks)
         member.looked, member.looked_at = job.asked, now
         pause_s = schedule.recent_s(imap, present=member.is_present)
         member.look_at = time.monotonic() + pause_s * random.uniform(0.9, 1.1)
@@ -91,6 +95,7 @@ class Results:
             member.folder_problems.pop(folder.id, None)
             if outcome.more:
                 member.want(folder.id, schedule.REST, full=job.full)
+                member.owed.add(folder.id)
             elif session is not None and _has_news(session, outcome, folder):
                 member.want(folder.id, schedule.PUSHED)
         for uid, why in outcome.poison:

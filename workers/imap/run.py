@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TICK_S = 1.0
 IDLE_TICK_S = 5.0  # without accounts only the config can bring news
 PRUNE_S = 3600.0
+LOCK_S = 5.0  # for one that is about to end, or only looks whether somebody runs
 RELOAD = -1
 FIRST_LOOK_S = 10.0  # over which the first looks of many accounts are spread
 
@@ -64,7 +65,7 @@ class Worker:
         self._config = config
         self._imap = config.imap
         self._root = Root(self._imap.root)
-        self._root.lock()
+        self._root.lock(LOCK_S)
         self._database = open_state(self._imap.state)  # of this thread: what commands ask for is read here
         self._books = Books(self._imap.state)
         self.log = Log(self._imap.log)
@@ -142,10 +143,14 @@ class Worker:
         if changes == self._changes:
             return
         self._changes = changes
-        for _, name, present_until, debug_until, asked, _ in self._database.run("books.accounts"):
+        for key, name, present_until, debug_until, asked, done in self._database.run("books.accounts"):
             member = self.engine.members.get(name)
             if member is not None:
                 self._reports.wishes(member, present_until, debug_until, asked)
+            elif asked > done and self._seen != self._stamp:
+                self._changes = -1  # it may be in the config that is about to be read
+            elif asked > done:
+                self._reports.unknown(key, asked)
 
     def _look_at_config(self) -> None:
         """Takes a changed mail.toml when it is whole and valid."""
@@ -193,8 +198,8 @@ class Worker:
 
     def _close(self) -> None:
         signal.set_wakeup_fd(-1)
-        self.engine.close()
         self._reports.last()
+        self.engine.close()
         self._notifier.close()
         self._bell.close()
         self._books.close()

@@ -32,7 +32,9 @@ def daily(now: float, low_at: int, name: str) -> float:
     offset_s = low_at * 60 + crc32(name.encode()) % SPREAD_S
     midnight = now - (local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec)
     due = midnight + offset_s
-    return due if due <= now else due - 86400
+    while due > now:  # twice when the spread passes midnight
+        due -= 86400
+    return due
 
 
 def is_full_due(folder: Folder, imap: Imap, now: float, name: str, *, high: bool, present: bool) -> bool:

@@ -58,6 +58,11 @@ class Spooling:
         last: int = self.last_mail_id()
         return last < seq or int(self._run("held_since", seq)[0][0]) < last - seq
 
+    def last_before(self, identifier: str) -> int:
+        """The highest number of a mail before the one that has, or is to get, this identifier."""
+        rows = self._run("with_identifier", identifier, file="enqueue")
+        return int(rows[0][0]) - 1 if rows else self.last_mail_id()
+
     def last_mail_id(self) -> int:
         """The highest number that a mail ever had."""
         return int(self._run("last_mail_id", file="enqueue")[0][0])

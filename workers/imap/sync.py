@@ -13,6 +13,7 @@ from workers.imap.limits import Limits
 from workers.imap.log import Log
 from workers.imap.reports import Reports
 from workers.imap.trouble import DISK, NETWORK
+from workers.imap.visit import is_running
 from workers.mail.errors import IO, OK, TRY_AGAIN, USAGE, Refused
 from workers.spool.refusal import store_refused
 from workers.store.bell import ring
@@ -68,6 +69,8 @@ def chosen(imap: Imap, wanted: list[str]) -> list[Account]:
         if name not in by_name:
             known = ", ".join(by_name) or "none: add [[imap.accounts]] to mail.toml"
             raise Refused(USAGE, f"no account {name}; known are {known}")
+        if not by_name[name].enabled:
+            raise Refused(USAGE, f"account {name} has enabled = false in mail.toml; take that away first")
     return [by_name[name] for name in wanted]
 
 
@@ -93,7 +96,7 @@ def _pass(config: Config, accounts: list[Account], root: Root) -> int:
 def _is_over(member: Member) -> bool:
     if member.running or member.looking:
         return False
-    return member.until > time.monotonic() or (member.looked == member.asked and not member.tasks)
+    return member.until > time.monotonic() or (member.looked == member.asked and not member.owed)
 
 
 def _status(member: Member, books: Books) -> int:
@@ -127,22 +130,10 @@ def _ask(imap: Imap, accounts: list[Account]) -> int | None:
                     del waiting[name]
                     statuses.append(TRY_AGAIN if kind in (NETWORK, DISK) else PERSON if kind or problem else OK)
             looks += 1
-            if waiting and looks % LOCK_LOOKS == 0 and is_free(imap):
+            if waiting and looks % LOCK_LOOKS == 0 and not is_running(imap):
                 return None
             if waiting:
                 time.sleep(LOOK_S)
         return max(statuses, key=_weight)
     finally:
         database.close()
-
-
-def is_free(imap: Imap) -> bool:
-    """Whether no worker runs."""
-    root = Root(imap.root)
-    try:
-        root.lock()
-    except Locked:
-        return False
-    finally:
-        root.close()
-    return True

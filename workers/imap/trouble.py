@@ -20,6 +20,7 @@ class Trouble(Exception):
         super().__init__(text)
         self.kind = kind
         self.retry_s = retry_s
+        self.of_account = False  # said to this user, so that it says nothing about the host
 
 
 class Lost(Trouble):

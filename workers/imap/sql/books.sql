@@ -25,6 +25,9 @@ UPDATE imap_account SET done = max(done, ?) WHERE key = ?;
 -- name: progress
 SELECT done, kind, problem FROM imap_account WHERE name = ?;
 -- name: folders
+SELECT id, name, delimiter, path, epoch, uidnext, modseq, messages, held, mailbox_id, synced_at, full_at, mtime_ns, epochs, held
+    FROM imap_folder WHERE account = ? ORDER BY name;
+-- name: folders_counted
 SELECT id, name, delimiter, path, epoch, uidnext, modseq, messages, held, mailbox_id, synced_at, full_at, mtime_ns, epochs,
     (SELECT count(*) FROM imap_message m WHERE m.folder = f.id AND m.epoch = f.epoch) FROM imap_folder f WHERE account = ? ORDER BY name;
 -- name: add_folder
@@ -89,7 +92,7 @@ UPDATE imap_outgoing SET state = ? WHERE account = ? AND digest = ?;
 -- name: outgoing_moves
 UPDATE imap_outgoing SET state = 'moving', sent_epoch = ?, sent_uidnext = ? WHERE account = ? AND digest = ?;
 -- name: outbox
-SELECT p.uid, p.size_bytes, p.date, p.digest, p.why, coalesce(o.state, '') FROM imap_outbox p
+SELECT p.uid, p.size_bytes, p.date, p.digest, p.why, coalesce(o.state, ''), coalesce(o.spool_seq, 0) FROM imap_outbox p
     LEFT JOIN imap_outgoing o ON o.account = p.account AND o.digest = p.digest
     WHERE p.account = ? AND p.folder = ? AND p.epoch = ?;
 -- name: add_outbox
