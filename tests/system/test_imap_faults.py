@@ -99,7 +99,6 @@ CASES = [
     Case("an endless line as a message", [Fault("BODY", Reply(b'"' + BLOCK, "flood"), FOR_EVER, of(3))], FAILS, [3]),
     Case("NIL as a message", [Fault("BODY", Reply(b"NIL"), FOR_EVER, of(3))], ANY, [3]),
     Case("no message", [Fault("BODY", Reply(b"{0}\r\n"), FOR_EVER, of(3))], ANY, [3]),
-    Case("a quoted message", [Fault("BODY", Reply(b'"quoted"'), FOR_EVER, of(3))], ANY, [3]),
     Case("a list as message", [Fault("BODY", Reply(b"(a b)"), FOR_EVER, of(3))], ANY, [3]),
     Case("NO to the fetch of one", [Fault("UID FETCH", no("[SERVERBUG] can't read"), FOR_EVER, lambda command: asks(command, 3))],
          (PERSON,), [3]),

@@ -182,6 +182,8 @@ def test_what_cannot_be_sent_stays_is_told_once_and_holds_up_nothing(new_post: C
     reasons = [str(why) for (why,) in post.syncer.rows("SELECT why FROM imap_outbox WHERE why <> '' ORDER BY uid")]
     for part, why in zip(["no recipient", "address", "no sender", "max_size"], reasons, strict=True):
         assert part in why
+    explained = post.syncer.run("why", "alice").stdout
+    assert explained.count("of To send is not sent") == len(BAD)
     post.user.expunge("To send", "1:4")
     wait_until(lambda: post.syncer.rows("SELECT * FROM imap_outbox") == [], "what is gone is forgotten", 30)
 

@@ -223,7 +223,8 @@ class Copy:
         for _ in range(2):
             before = self.messages()
             process = self.live()
-            process.run(process.session(), full=full)
+            for each in process.run(process.session(), full=full):
+                assert not each.contradiction  # the server never lies here
             self.note(before)
         self.check()
         process = self.live()

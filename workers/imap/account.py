@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from workers.imap import names, sets
 from workers.imap.books import Folder
@@ -30,6 +31,7 @@ class Found:
     def __init__(self) -> None:
         self.folders: dict[int, Folder] = {}
         self.states: dict[int, State] = {}
+        self.due: set[int] = set()  # folders with messages that the server could not give, and that are asked for again now
         self.said: list[tuple[str, int]] = []
         self.outbox: Listed | None = None
         self.sent: bytes | None = None  # the folder for what is sent, when it is there
@@ -62,6 +64,7 @@ def look(
         found.folders[folder.id] = folder
         if each.state is not None:
             found.states[folder.id] = each.state
+    found.due = {row[0] for row in books.run("poison_due", (key, time.time()))}
     there = {each.name for each in everything}
     for folder in vanished:
         why = "is not copied any more" if folder.name in there else "is gone from the server"
@@ -169,6 +172,8 @@ def _is_same_folder(folder: Folder, each: Listed) -> bool:
 def _has_our_messages(session: Session, books: Books, folder: Folder, each: Listed) -> bool:
     """Whether the first and last messages have the sizes and dates of ours: numbers alone may meet by chance."""
     ours = books.uids(folder)
+    if not ours:
+        return False
     uids = [*sets.numbers(sets.take(ours, PROBES)[0]), ours[-1][1]]
     try:
         session.examine(each.said, None)

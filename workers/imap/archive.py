@@ -234,6 +234,8 @@ class Box:
     def remove_all(self) -> int:
         """Moves the whole folder to `.removed`; how many messages it had."""
         done = self.remove([name for name in self.names() if parse(name) is not None]) if os.path.isdir(self.cur) else 0
+        if os.path.isdir(self.tmp):
+            self.clear_tmp()
         self.drop_empty()
         return done
 

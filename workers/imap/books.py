@@ -220,10 +220,13 @@ class Books:
         self.run("unsettle", (epoch, folder.epochs, folder.id))
         folder.held = sets.count(self.uids(folder))
 
-    def poison(self, folder: Folder, now: float) -> tuple[Ranges, int]:
-        """UIDs of poison messages that are not yet due again; and how many there are. Raises StoreError."""
-        rows = self.run("poison", (folder.id, folder.epoch))
-        return sets.of(row[0] for row in rows if row[2] > now), len(rows)
+    def poison(self, folder: Folder) -> dict[int, tuple[int, float]]:
+        """The poison messages by UID: how often they were asked for, and when they are again. Raises StoreError."""
+        return {row[0]: (row[1], row[2]) for row in self.run("poison", (folder.id, folder.epoch))}
+
+    def drop_poison(self, folder: Folder, uids: list[int]) -> None:
+        """Forgets poison messages that are gone. Raises StoreError."""
+        self.do(lambda transaction: transaction.many("books.drop_poison", [(folder.id, folder.epoch, uid) for uid in uids]))
 
     def same_content(self, account: int, rows: list[Row]) -> list[str | None]:
         """For each row where below the account's folder the same content lies already, if it does. Raises StoreError."""

@@ -39,10 +39,10 @@ class Caution:
         self.size = ASKED
         self.blamed: dict[int, int] = {}
 
-    def failed(self, asked: Ranges) -> int | None:
-        """A command for the UIDs `asked` failed; the UID that is poison, when that is known now."""
+    def failed(self, asked: Ranges, *, silent: bool) -> int | None:
+        """A command for the UIDs `asked` failed; the UID that is poison, when that is known now. A silence costs minutes."""
         if sets.count(asked) > 1 or self.size > 1:
-            self.size = 1 if self.size <= 8 else self.size // 8
+            self.size = 1 if self.size <= 8 or silent else self.size // 8
             return None
         uid = asked[0][0]
         self.blamed[uid] = self.blamed.get(uid, 0) + 1
@@ -96,7 +96,7 @@ class Download:
                 except Declined as declined:
                     self._blame(str(declined), declined.kind != b"NO" or declined.code not in (b"UNAVAILABLE", b"LIMIT"))
                 except Lost as lost:
-                    self._blame(str(lost), True)
+                    self._blame(str(lost), True, silent=lost.silent)
                     raise
                 if self.left and enough():
                     break
@@ -144,7 +144,7 @@ class Download:
                 self.missing.append(uid)
         self._caution.went_well()
 
-    def _blame(self, why: str, by_message: bool) -> None:
+    def _blame(self, why: str, by_message: bool, *, silent: bool = False) -> None:
         """The command in hand failed: what came before counts; a single message that fails again is poison."""
         self.blames = True
         self._drop_open()
@@ -156,7 +156,7 @@ class Download:
         asked = sets.minus(self._asked[0], sets.of(sorted(self._taken))) if self._asked else []
         if not asked:
             return
-        uid = self._caution.failed(asked)
+        uid = self._caution.failed(asked, silent=silent)
         if uid is not None:
             self.poison.append((uid, why))
             self.left = sets.minus(self.left, [(uid, uid)])
@@ -189,6 +189,10 @@ class Download:
             if incoming is not None:
                 incoming.drop()
             return
+        if not (body.size_bytes if isinstance(body, Literal) else body):
+            if incoming is not None:
+                incoming.drop()
+            return  # no message is empty: the server could not give it
         if incoming is None:  # it came in quotes
             incoming = self._box.incoming()
             incoming.write(body if isinstance(body, bytes) else b"")

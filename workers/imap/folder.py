@@ -74,6 +74,8 @@ class FolderPass:
                 if folder.held:  # found by their names, and how old their flags are nobody knows
                     steps.flags = "all"
                 changed, gone = [], []
+            if any(next_try <= time.time() for _, next_try in self._books.poison(folder).values()):
+                steps.listing = "all"
             self._expunge(gone)
             self._apply_flags(changed if steps.flags == "told" else self._ask_flags(steps.flags))
             told = sets.of(sorted(each.uid for each in changed)) if steps.flags == "told" else None
@@ -173,8 +175,7 @@ class FolderPass:
         if named > 2 * counted + 1000 or (listing == "all" and named < counted):
             self.outcome.contradiction = "ESEARCH" if self._session.can("ESEARCH") else ""
             raise Trouble(SERVER, f"it counts {counted} messages and names {named}; nothing is believed gone")
-        waiting, _ = self._books.poison(folder, time.time())
-        missing, gone = plan.compare(server, self._books.uids(folder, low), waiting)
+        missing, gone = plan.compare(server, self._books.uids(folder, low), self._waiting_poison(server if low == 1 else None))
         self._expunge(gone)
         if missing:
             missing, self.outcome.healed = heal.from_here(self._session, self._box, self._books, folder, self._account, missing)
@@ -199,23 +200,35 @@ class FolderPass:
         self.outcome.more = not whole
         return whole
 
+    def _waiting_poison(self, server: Ranges | None) -> Ranges:
+        """Messages that the server could not give and is not asked for yet; those that it has no more are forgotten."""
+        poison = self._books.poison(self._folder)
+        if server is not None and poison:
+            gone = sets.minus(sets.of(sorted(poison)), server)
+            if gone:
+                self._books.drop_poison(self._folder, list(sets.numbers(gone)))
+        now = time.time()
+        return sets.of(sorted(uid for uid, (_, next_try) in poison.items() if next_try > now))
+
     def _note_poison(self, found: list[tuple[int, str]]) -> None:
         folder, now = self._folder, time.time()
+        known = self._books.poison(folder) if found else {}
         for uid, why in found:
-            tries = self._caution.blamed.pop(uid, 1)
-            values = (folder.id, folder.epoch, uid, why, now, now + plan.next_poison_s(tries - 1))
+            self._caution.blamed.pop(uid, None)
+            tries = known[uid][0] if uid in known else 0
+            values = (folder.id, folder.epoch, uid, why, now, now + plan.next_poison_s(tries))
             self._books.run("add_poison", values)
 
     def _is_proved(self, steps: plan.Plan, state: State, enough: Callable[[], bool], most_bytes: float, tier: str) -> bool:
         """Whether both sides have as many messages; where not, all UIDs are compared. False when that stopped for others."""
         folder, session = self._folder, self._session
-        _, poison = self._books.poison(folder, time.time())
+        poison = len(self._books.poison(folder))
         if steps.listing == "all" or plan.is_complete(state.messages, folder.held, poison, session.news):
             return True
         steps.listing = "all"
         if not self._fetch("all", state, enough, most_bytes):
             return False
-        _, poison = self._books.poison(folder, time.time())
+        poison = len(self._books.poison(folder))
         if tier == plan.QRESYNC and not session.news and plan.is_complete(state.messages, folder.held, poison, False):
             self.outcome.contradiction = "QRESYNC"
         return True

@@ -120,6 +120,7 @@ def _look(job: Job, env: Env) -> None:
         session.notify()
     session.heard_of.clear()
     session.folders_changed = False
+    session.looked = True
     member = job.member
     known = list(member.folders.values())
     job.found = look(session, env.root, env.books, member.account, member.key, known, int(env.limits.folders))

@@ -154,7 +154,7 @@ class Member:
 
     def well(self) -> None:
         """It was reached."""
-        self.failures = self.losses = 0
+        self.failures = 0
         self.token_refused = False
         self.kind = self.problem = ""
         self.until = 0.0

@@ -9,9 +9,9 @@ import traceback
 from workers.imap import mailing, plan, schedule
 from workers.imap.account import has_moved
 from workers.imap.folder import tier_of
-from workers.imap.jobs import FOLDER, LOOK, SEND
+from workers.imap.jobs import FOLDER, LOOK, SEND, WATCH
 from workers.imap.names import matches
-from workers.imap.trouble import AUTH, DISK, SERVER, Lost, Trouble
+from workers.imap.trouble import AUTH, SERVER, Lost, Trouble
 from workers.mail.words import seconds
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workers.imap.session import Session
 
 AT_ONCE_AGAIN = 16  # connections lost one after another in passes that get on all the same
-SILENT = 6  # for how many of them a silence counts: it costs the time of as many
+SILENT = 4  # for how many of them a silence counts: it costs the time of as many
 
 
 class Results:
@@ -52,16 +52,19 @@ class Results:
             self._trouble(job, job.error)
         elif job.kind == LOOK:
             self._looked(job)
-        elif job.kind == FOLDER or (job.kind == SEND and job.member.kind):  # the outbox says nothing about losses in others
+        elif job.kind == FOLDER:
+            job.member.losses = 0
             job.member.well()
+        elif job.kind == SEND:
+            job.member.well()
+        elif job.kind == WATCH and job.session is not None and not job.session.looked:
+            job.member.look_at = 0.0  # what came before this connection told of news, nobody has told
 
     def _looked(self, job: Job) -> None:
         """Which folders have to be opened, and how urgently."""
         member, found, session = job.member, job.found, job.session
         if found is None or session is None:
             return
-        if member.kind != DISK:  # that is over when something could be written
-            member.well()
         member.folders = found.folders
         mailing.looked(job, self._log)
         for text, folder_id in found.said:
@@ -72,12 +75,14 @@ class Results:
             high = matches(member.account.high, folder.name, folder.delimiter)
             low = not high and matches(member.account.low, folder.name, folder.delimiter)
             full = whole or schedule.is_full_due(folder, imap, now, name, high=high, present=member.is_present)
-            moved = not folder.clean or has_moved(folder, found.states.get(folder.id), session)
+            moved = not folder.clean or folder.id in found.due or has_moved(folder, found.states.get(folder.id), session)
             if full or (moved and (not low or job.asked > member.answered or not folder.synced_at)):
                 priority = schedule.HIGH if high else schedule.LOW if low else schedule.NORMAL
                 member.want(folder.id, priority, full=full and folder.synced_at > 0)
             elif high:
                 self._log.say("received 0 new messages in 0s", member.id, folder.id, thread=job.thread)
+        if not member.tasks:
+            member.well()  # else it is, when the first folder is in step
         member.full_look = False
         if job.asked > member.looked:
             member.owed = set(member.tasks)

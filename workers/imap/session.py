@@ -93,6 +93,7 @@ class Session:
         self._slow = self._packed = False
         self.watching = ""  # "notify" or "idle" while the server pushes
         self.at_rest = False  # no command of ours is on the way, but for one that lets the server speak
+        self.looked = False  # it has listed the folders and their states
         self.is_watched = False  # what is needed for the server to tell of news was done
         self.rested_at = 0.0  # monotonic: when it last said something at rest
         self._idle: bytes | None = None  # the tag of an IDLE

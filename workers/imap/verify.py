@@ -112,7 +112,7 @@ class _Check:
             if only is not None and name not in only:
                 continue
             number, path = rows.get(name) or (0, names.folder_path(name, each.delimiter))
-            report = self._prove(Place(name, os.path.join(self._folder, path), number))
+            report = self._prove(Place(each.said, os.path.join(self._folder, path), number))
             if report.count():
                 found[name] = report
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from workers.imap.letters import stamp
+from workers.imap.names import shown
 from workers.imap.schedule import recent_s
 from workers.imap.status import account_rows, poison_of
 from workers.imap.trouble import AUTH, DISK, NETWORK, SECRET, SERVER, TLS
@@ -35,6 +36,7 @@ def why(config: Config, account: Account) -> str:
     with state(imap) as books:
         row = account_rows(books).get(account.name)
         poison = poison_of(books, row["key"]) if row is not None else []
+        unsent = books.run("books.unsendable", (row["key"],)) if row is not None and books is not None else []
     lines = [] if running else [f"Nothing is tried now: {NO_WORKER}."]
     if row is None:
         lines.append(f"{account.name} was not looked at yet.")
@@ -47,6 +49,8 @@ def why(config: Config, account: Account) -> str:
         lines.append(MODES[row["mode"]].format(seconds(recent_s(imap, present=present))))
     for each in poison:
         lines.append(_poison(each))
+    for folder, uid, reason in unsent:
+        lines.append(f"Message {uid} of {shown(folder)} is not sent: {plain(reason)}. Save it again when that is put right.")
     for name in row["demoted"].split():
         lines.append(f"The server has contradicted itself with {name}, so that is not used: it works, only slower.")
     return "".join(f"{line}\n" for line in lines)

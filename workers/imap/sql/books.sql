@@ -76,6 +76,9 @@ SELECT uid, tries, next_try, why FROM imap_poison WHERE folder = ? AND epoch = ?
 -- name: add_poison
 INSERT INTO imap_poison (folder, epoch, uid, why, tries, since, next_try) VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6)
     ON CONFLICT (folder, epoch, uid) DO UPDATE SET why = ?4, tries = tries + 1, next_try = ?6;
+-- name: poison_due
+SELECT DISTINCT p.folder FROM imap_poison p JOIN imap_folder f ON f.id = p.folder
+    WHERE f.account = ? AND p.epoch = f.epoch AND p.next_try <= ?;
 -- name: drop_poison
 DELETE FROM imap_poison WHERE folder = ? AND epoch = ? AND uid = ?;
 -- name: all_poison
