@@ -256,7 +256,7 @@ class Copy:
             held: list[tuple[int, Row]] = list(process.books.each(each_folder))
             mine += [(each_folder.path, epoch, row.uid, row.flags) for epoch, row in held]
             assert each_folder.held == len(held)
-            assert process.books.poison(each_folder, 0) == ([], 0)
+            assert process.books.poison(each_folder) == {}
         assert sorted(mine) == sorted(rows)
         folders = {each for each in os.listdir(account) if each != REMOVED} if os.path.isdir(account) else set()
         assert folders == {process_path(name) for name in self.server.boxes}

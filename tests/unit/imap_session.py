@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.unit.imap_world import QRESYNC, Mailbox, Server
 from workers.imap import sets
-from workers.imap.session import Facts, Listed, Session, State
+from workers.imap.answers import Facts, Listed, State
+from workers.imap.session import Session
 from workers.imap.trouble import Declined
 from workers.imap.wire import Literal
 

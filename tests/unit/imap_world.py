@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from workers.imap.answers import State
 from workers.imap.letters import MONTHS
-from workers.imap.session import State
 
 QRESYNC, CONDSTORE, PLAIN = "qresync", "condstore", "plain"
 CAPABILITIES = {QRESYNC: {"QRESYNC", "CONDSTORE", "ENABLE"}, CONDSTORE: {"CONDSTORE", "ENABLE"}, PLAIN: set()}

@@ -12,8 +12,8 @@ from tests.unit.imap_copy import Process
 from tests.unit.imap_session import FakeSession
 from tests.unit.imap_world import CONDSTORE, PLAIN, QRESYNC, Server, internal_date
 from workers.imap.account import Found, clear_strays, has_moved, look
+from workers.imap.answers import Listed
 from workers.imap.archive import REMOVED
-from workers.imap.session import Listed
 from workers.imap.trouble import Lost, Trouble
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from workers.imap import letter_out, moving, names, post, spooling
+from workers.imap.answers import Facts, State
 from workers.imap.books import Books
 from workers.imap.letter_out import FINISH, FOLLOW, INTENT, LEAVE, MOVING, OVER, QUEUED, TAKE, Place, Unsendable, read, step
 from workers.imap.outbox import OutboxPass
 from workers.imap.post import Outbox, Post
-from workers.imap.session import Facts, State
 from workers.imap.trouble import Declined, Trouble
 from workers.imap.wire import Response
 from workers.mail.config import Config

@@ -15,9 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from workers.imap.answers import Listed, State
     from workers.imap.archive import Root
     from workers.imap.books import Books
-    from workers.imap.session import Listed, Session, State
+    from workers.imap.session import Session
     from workers.mail.imap_config import Account
     from workers.store.database import Transaction
 

@@ -19,9 +19,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from workers.imap.answers import Facts
     from workers.imap.archive import Box
     from workers.imap.books import Books, Folder
-    from workers.imap.session import Facts, Session
+    from workers.imap.session import Session
     from workers.imap.sets import Ranges
     from workers.imap.wire import Write
 

@@ -19,10 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from workers.imap.answers import Facts, State
     from workers.imap.archive import Box
     from workers.imap.books import Books, Folder
     from workers.imap.download import Caution
-    from workers.imap.session import Facts, Session, State
+    from workers.imap.session import Session
     from workers.imap.sets import Ranges
 
 WINDOW = 5000

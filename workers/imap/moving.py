@@ -8,16 +8,18 @@ anywhere it is known which messages there may be the copy.
 from __future__ import annotations
 
 from workers.imap import sets
+from workers.imap.answers import State, status
 from workers.imap.letter_out import OVER, digest
-from workers.imap.session import State, mailbox, status
+from workers.imap.session import mailbox
 from workers.imap.trouble import SERVER, Declined, Trouble
 from workers.imap.wire import Literal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from workers.imap.answers import Facts
     from workers.imap.books import Books, Folder
     from workers.imap.connection import Arg
-    from workers.imap.session import Facts, Session
+    from workers.imap.session import Session
     from workers.imap.sets import Ranges
     from workers.imap.wire import Response, Write
     from workers.store.database import Transaction

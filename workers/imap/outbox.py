@@ -19,8 +19,9 @@ from workers.imap.trouble import SERVER, Declined, Lost, Trouble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from workers.imap.answers import Facts, State
     from workers.imap.books import Books, Folder
-    from workers.imap.session import Facts, Session, State
+    from workers.imap.session import Session
     from workers.mail.config import Config
     from workers.store.database import Transaction
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from workers.imap.session import Facts, Session
+    from workers.imap.answers import Facts
+    from workers.imap.session import Session
     from workers.imap.sets import Ranges
     from workers.imap.shelf import File
     from workers.imap.wire import Write

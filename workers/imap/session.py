@@ -10,9 +10,10 @@ import time
 from contextlib import suppress
 
 from workers.imap import sets
+from workers.imap.answers import STATUS_ITEMS, Facts, Listed, State, after, facts, listed, status
 from workers.imap.connection import Arg, Connection
 from workers.imap.trouble import SERVER, Declined, Lost, Trouble
-from workers.imap.wire import Literal, Response, number, pairs, quoted
+from workers.imap.wire import Response, number, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,58 +24,11 @@ if TYPE_CHECKING:
     from workers.imap.sets import Ranges
     from workers.imap.wire import Write
 
-STATUS_ITEMS = (b"UIDVALIDITY", b"UIDNEXT", b"MESSAGES")
 IN_FLIGHT = 3
 MEASURED_BYTES = 1 << 19
 SLOW_BYTES_S = 3e6  # below it the way takes longer than packing does
 STATUS_AT_ONCE = 50
 SEARCH_WINDOW = 50000
-OPTIONAL = ("QRESYNC", "CONDSTORE", "ESEARCH", "LIST-STATUS", "NOTIFY", "IDLE", "COMPRESS=DEFLATE", "OBJECTID", "X-GM-EXT-1")
-
-
-class Listed:
-    """A folder as the server lists it: `said` is its name there. `state` is None when the server gave none."""
-
-    __slots__ = ("attributes", "delimiter", "mailbox_id", "name", "said", "state")
-
-    def __init__(self, name: bytes, delimiter: bytes | None, attributes: frozenset[bytes]) -> None:
-        self.name = self.said = name
-        self.delimiter = delimiter
-        self.attributes = attributes
-        self.state: State | None = None
-        self.mailbox_id: bytes | None = None
-
-
-class State:
-    """UIDVALIDITY, UIDNEXT, number of messages and HIGHESTMODSEQ of a folder; 0 where the server does not tell."""
-
-    __slots__ = ("epoch", "messages", "modseq", "uidnext")
-
-    def __init__(self, epoch: int = 0, uidnext: int = 0, messages: int = 0, modseq: int = 0) -> None:
-        self.epoch = epoch
-        self.uidnext = uidnext
-        self.messages = messages
-        self.modseq = modseq
-
-    def key(self) -> tuple[int, int, int, int]:
-        """All four."""
-        return self.epoch, self.uidnext, self.messages, self.modseq
-
-
-class Facts:
-    """What FETCH tells of one message; None or 0 where it did not. `flags` are as sent, without \\Recent."""
-
-    __slots__ = ("body", "date", "flags", "header", "identity", "modseq", "size_bytes", "uid")
-
-    def __init__(self, uid: int) -> None:
-        self.uid = uid
-        self.flags: tuple[bytes, ...] | None = None
-        self.size_bytes = -1
-        self.date: bytes | None = None
-        self.modseq = 0
-        self.identity: bytes | None = None
-        self.body: Literal | bytes | None = None
-        self.header: Literal | bytes | None = None
 
 
 class Session:
@@ -227,7 +181,7 @@ class Session:
 
             def take(response: Response) -> None:
                 if response.kind == b"ESEARCH":
-                    found.append(sets.parse(_after(response.values, b"ALL")))
+                    found.append(sets.parse(after(response.values, b"ALL")))
 
             self._search(b"UID SEARCH RETURN (ALL) " + (b"UID " + ranges if ranges else b"ALL"), take)
             return sets.merged(each for ranges_ in found for each in ranges_)
@@ -432,56 +386,6 @@ class Session:
         return b" ".join(items)
 
 
-def listed(response: Response) -> Listed | None:
-    """The folder of a LIST response; None when it can't be understood."""
-    if len(response.values) < 3:
-        return None
-    attributes, delimiter, name = response.values[:3]
-    if not isinstance(attributes, list) or isinstance(delimiter, list) or not isinstance(name, bytes) or not name:
-        return None
-    words = frozenset(each.upper() for each in attributes if isinstance(each, bytes))
-    return Listed(name, delimiter if isinstance(delimiter, bytes) and len(delimiter) == 1 else None, words)
-
-
-def status(response: Response) -> tuple[bytes | None, State | None, bytes | None]:
-    """Name, state and MAILBOXID of a STATUS response; None where they can't be understood."""
-    if len(response.values) < 2 or not isinstance(response.values[0], bytes) or not isinstance(response.values[1], list):
-        return None, None, None
-    found = pairs(response.values[1])
-    state = State(*(number(found.get(name)) or 0 for name in (*STATUS_ITEMS, b"HIGHESTMODSEQ")))
-    inner = found.get(b"MAILBOXID")
-    return response.values[0], state, inner[0] if isinstance(inner, list) and inner and isinstance(inner[0], bytes) else None
-
-
-def facts(response: Response) -> Facts | None:
-    """What a FETCH response tells; None when it names no UID."""
-    if not response.values or not isinstance(response.values[0], list):
-        return None
-    found = pairs(response.values[0])
-    uid = number(found.get(b"UID"))
-    if not uid or uid > sets.MOST_UID:
-        return None
-    each = Facts(uid)
-    flags = found.get(b"FLAGS")
-    if isinstance(flags, list):
-        each.flags = tuple(flag for flag in flags if isinstance(flag, bytes) and flag.lower() != b"\\recent")
-    size = number(found.get(b"RFC822.SIZE"))
-    each.size_bytes = -1 if size is None else size
-    date = found.get(b"INTERNALDATE")
-    each.date = date if isinstance(date, bytes) else None
-    modseq = found.get(b"MODSEQ")
-    each.modseq = (number(modseq[0]) or 0) if isinstance(modseq, list) and modseq else 0
-    identity = found.get(b"X-GM-MSGID") or found.get(b"EMAILID")
-    if isinstance(identity, list):
-        identity = identity[0] if identity else None
-    each.identity = identity if isinstance(identity, bytes) else None
-    body = found.get(b"BODY[]")
-    each.body = body if isinstance(body, (Literal, bytes)) else None
-    header = found.get(b"BODY[HEADER]")
-    each.header = header if isinstance(header, (Literal, bytes)) else None
-    return each
-
-
 def mailbox(name: bytes) -> bytes | Arg | None:
     """A folder's name as a command takes it; None for one that no command can name."""
     if b"\0" in name:
@@ -493,12 +397,3 @@ def mailbox(name: bytes) -> bytes | Arg | None:
 def declined(error: Declined) -> Trouble:
     """A refused command as trouble of the account."""
     return Trouble(SERVER, str(error))
-
-
-def _after(values: list[Any], word: bytes) -> bytes:
-    """The value behind `word`; b"" when that is not there."""
-    for index, each in enumerate(values[:-1]):
-        if isinstance(each, bytes) and each.upper() == word and isinstance(values[index + 1], bytes):
-            found: bytes = values[index + 1]
-            return found
-    return b""

@@ -25,7 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from workers.imap.session import Listed, Session
+    from workers.imap.answers import Listed
+    from workers.imap.session import Session
     from workers.mail.config import Config
     from workers.mail.imap_config import Account, Imap
     from workers.store.sqlite import SqliteDatabase
