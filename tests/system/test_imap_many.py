@@ -42,6 +42,7 @@ __all__ = ["new_dovecot", "syncer"]
 ACCOUNTS = 200
 PER_HOST = 210
 SOME = 20
+PERSON = 1  # the status of a sync that needs one
 SELDOM = 'recent = { present = "6h", absent = "6h" }\nfull = { present = "6h", absent = "6h" }\nauth_pause = "6h"\n'
 LOGIN_S = 0.25  # what a login takes at least on the paced server
 AGAIN_S = 30.0  # all current again: what the issue asks for
@@ -157,10 +158,11 @@ class Fleet:
         self.syncer.settings = f"{SELDOM}per_user = 2\nper_host = {PER_HOST}\n"
         self.users = [self.dovecot.user(f"user{number}") for number in range(ACCOUNTS)]
         self.names = [user.name for user in self.users]
+        self.more = f'ca_file = "{self.dovecot.ca}"'
         for user in self.users:
-            self.syncer.account(user, self.dovecot.port)
+            self.syncer.account(user, self.dovecot.tls_port, self.more, tls="tls")
         self.process = self.syncer.start()
-        self.sampler = Sampler(self.process, self.dovecot.port)
+        self.sampler = Sampler(self.process, self.dovecot.tls_port)
 
     def close(self) -> None:
         """Ends all."""
@@ -237,7 +239,7 @@ def test_a_wrong_password_parks_one_and_the_others_do_not_notice(fleet: Fleet) -
         user.close()
     before = fleet.logins()
     bad = fleet.dovecot.user("bad", "the right one")
-    fleet.syncer.account("bad", fleet.dovecot.port, password="a wrong one")
+    fleet.syncer.account("bad", fleet.dovecot.tls_port, fleet.more, tls="tls", password="a wrong one")
     wait(fleet.syncer, lambda: standings(fleet.syncer).get("bad", ())[:2] == ("paused", "auth"), "the bad one is parked")
     some = random.sample(fleet.users, SOME)
     fleet.append(some, "beside a bad one")
@@ -245,12 +247,14 @@ def test_a_wrong_password_parks_one_and_the_others_do_not_notice(fleet: Fleet) -
     wait_all(fleet.syncer, fleet.names, "notify")
     assert fleet.syncer.run("sync", some[0].name).returncode == 0
     assert refusals(fleet.dovecot, "bad") == 1
+    assert fleet.syncer.run("sync", "bad").returncode == PERSON  # who asks has it tried
+    assert refusals(fleet.dovecot, "bad") == 2
     assert fleet.logins() == before + Counter(user.name for user in some)  # the tests' own
     bad.append("INBOX", mail("at last"))
     (fleet.syncer.folder / "bad.pw").write_text("the right one\n")
     fleet.wait_subject([bad], "at last")
     wait_all(fleet.syncer, ["bad", *fleet.names], "notify")
-    assert refusals(fleet.dovecot, "bad") == 1
+    assert refusals(fleet.dovecot, "bad") == 2
     del fleet.syncer._accounts["bad"]
     fleet.syncer.write()
     bad.close()
@@ -430,6 +434,16 @@ def test_a_server_that_is_down_is_asked_by_one_account_at_a_time(syncer: Syncer,
     assert busiest_second(server.connected[first + len(times) :]) <= MOST_IN_A_SECOND
 
 
+def test_a_host_that_was_down_for_long_is_asked_as_often_as_ever(syncer: Syncer, new_paced: Callable[..., Paced]) -> None:
+    server = new_paced(Fault("CONNECT", CUT, 7), accounts=1)
+    server.inbox.append(mail("one"))
+    server.serve_by(syncer)
+    process = syncer.start()
+    wait(syncer, lambda: server.are_copied(syncer), "it is there again", 8 * PROBE_S)
+    assert max(after - before for before, after in pairwise(server.connected)) < PROBE_S + 5
+    assert syncer.stop(process) == 0
+
+
 def test_caps_hold_and_nobody_is_left_out(syncer: Syncer, new_paced: Callable[..., Paced]) -> None:
     server = new_paced(accounts=12, capabilities=[word for word in MODERN if word != "IDLE"])
     for number in range(4):
@@ -525,7 +539,7 @@ def test_behind_a_sleep_all_connections_are_made_anew(syncer: Syncer, new_paced:
     server.inbox.append(mail("meanwhile"))
     sleeper.wake(3600)
     wait(syncer, lambda: server.are_copied(syncer), "the mail of the night is there", KEEPALIVE_S)
-    assert len(re.findall("the clock has jumped by 1\.0 h", syncer.logged())) == 1
+    assert len(re.findall(r"the clock has jumped by 1\.0 h", syncer.logged())) == 1
     wait_all(syncer, server.names, "idle")
     times = server.connected[first:]
     assert len(times) == len(server.names)

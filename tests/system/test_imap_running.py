@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ import pytest
 from tests.system.imap_fault_server import BASIC, MODERN, SILENCE, Fault, FaultServer, Reply
 from tests.system.imap_fixtures import new_dovecot, new_fault_server, syncer
 from tests.system.imap_servers import SWITCHES, Dovecot
-from tests.system.imap_syncer import Syncer
+from tests.system.imap_syncer import Syncer, messages
 from tests.system.imap_user import PASSWORD, MailUser
 from tests.system.mail_servers import DEADLINE_S, wait_until
 
@@ -164,6 +164,18 @@ def test_what_happens_on_the_server_happens_in_the_archive(syncer: Syncer, new_d
     wait_standing(syncer, user.name, "in step", "", way.mode)
     assert process.poll() is None
     syncer.verify()
+
+
+def test_a_connection_that_the_server_ends_is_made_anew(syncer: Syncer, dovecot: Dovecot, user: MailUser) -> None:
+    start(syncer, user)
+    for number in range(3):
+        user.close()
+        dovecot.kick(user.name)
+        user.append("INBOX", mail(f"meanwhile {number}"))
+        wait_mirrors(syncer, user, "what came meanwhile")
+        wait_standing(syncer, user.name, "in step", "", "notify")
+        user.append("INBOX", mail(f"later {number}"))
+        wait_mirrors(syncer, user, "what is pushed on the new one")
 
 
 def test_present_shortens_the_interval(syncer: Syncer, new_dovecot: NewDovecot) -> None:
@@ -405,6 +417,28 @@ def test_a_deleted_state_database_brings_nothing_down_again(syncer: Syncer, new_
     server.inbox.append(mail("later"))
     server.announce()
     wait_until(lambda: holds(syncer, server), "and goes on")
+    assert process.poll() is None
+
+
+def test_a_locked_state_database_is_waited_for(syncer: Syncer, new_fault_server: NewServer) -> None:
+    server = new_fault_server()
+    server.inbox.append(mail("one"))
+    syncer.settings = SELDOM
+    syncer.account("alice", server.port)
+    process = syncer.start()
+    wait_standing(syncer, "alice", "in step", "", "idle")
+    bodies = len(fetched(server))
+    with closing(sqlite3.connect(syncer.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        server.inbox.append(mail("two"))
+        server.announce()
+        wait_until(lambda: len(fetched(server)) > bodies, "it is fetched")
+        wait_until(lambda: len(messages(syncer.root / "alice" / "INBOX" / "cur")) == 2, "and is a file before it is a row")
+        other.execute("ROLLBACK")
+    server.inbox.append(mail("three"))
+    server.announce()
+    wait_until(lambda: holds(syncer, server) and len(syncer.flags("alice", "INBOX")) == 3, "then it goes on")
+    assert len(fetched(server)) == bodies + 2
     assert process.poll() is None
 
 

@@ -11,6 +11,7 @@ import threading
 from workers.imap import sets
 from workers.imap.archive import Incoming, name_of
 from workers.imap.books import Row
+from workers.imap.excuses import enough_for_now, is_throttling
 from workers.imap.letters import flag_text, unix
 from workers.imap.trouble import Declined, Lost
 from workers.imap.wire import Literal
@@ -95,9 +96,11 @@ class Download:
                 try:
                     self._fetch(enough)
                 except Declined as declined:
-                    self._blame(str(declined), declined.kind != b"NO" or declined.code not in (b"UNAVAILABLE", b"LIMIT"))
+                    if is_throttling(declined.code, str(declined)):
+                        raise enough_for_now(declined) from None
+                    self._blame(str(declined))
                 except Lost as lost:
-                    self._blame(str(lost), True, silent=lost.silent)
+                    self._blame(str(lost), silent=lost.silent)
                     raise
                 if self.left and enough():
                     break
@@ -109,6 +112,18 @@ class Download:
             finally:
                 self._drop_batch()
         return not self.left
+
+    def keep_empty(self, found: list[Facts]) -> None:
+        """Writes messages down that are empty, as their size says. Raises OSError, StoreError."""
+        for facts in found:
+            incoming = self._box.incoming()
+            date = unix(facts.date)
+            self._batch.append((incoming, Row(facts.uid, 0, date, flag_text(facts.flags), incoming.finish(date), facts.identity)))
+        try:
+            self._flush()
+            self._join()
+        finally:
+            self._drop_batch()
 
     def _fetch(self, enough: Callable[[], bool]) -> None:
         if self._session.wants_compression():
@@ -145,13 +160,11 @@ class Download:
                 self.missing.append(uid)
         self._caution.went_well()
 
-    def _blame(self, why: str, by_message: bool, *, silent: bool = False) -> None:
+    def _blame(self, why: str, *, silent: bool = False) -> None:
         """The command in hand failed: what came before counts; a single message that fails again is poison."""
         self.blames = True
         self._drop_open()
         self.left = sets.minus(self.left, sets.of(sorted(self._taken)))
-        if not by_message:
-            raise Lost(why)
         if self._too_big:
             return
         asked = sets.minus(self._asked[0], sets.of(sorted(self._taken))) if self._asked else []
@@ -193,7 +206,7 @@ class Download:
         if not (body.size_bytes if isinstance(body, Literal) else body):
             if incoming is not None:
                 incoming.drop()
-            return  # no message is empty: the server could not give it
+            return  # hardly a message: whether it is one, its size tells
         if incoming is None:  # it came in quotes
             incoming = self._box.incoming()
             incoming.write(body if isinstance(body, bytes) else b"")

@@ -63,6 +63,9 @@ class Engine:
     def drop(self, name: str) -> None:
         """Lets an account go; a job in hand comes to its end."""
         member = self.members.pop(name)
+        for job in self.crew.busy:
+            if job.member is member and job.session is not None:
+                job.session.connection.stream.shut()
         for session in [*member.sessions, *member.fresh]:
             self.close_session(member, session, politely=True)
 
@@ -129,7 +132,12 @@ class Engine:
     def _dispatch(self) -> None:
         """Gives the threads what is most urgent; what has no work then is put to rest."""
         now = time.monotonic()
-        wishes = [(*task, member) for member in self.members.values() if (task := member.next_task(now)) is not None]
+        leaving = {job.member.key for job in self.crew.busy if self.members.get(job.member.account.name) is not job.member}
+        wishes = [
+            (*task, member)
+            for member in self.members.values()
+            if member.key not in leaving and (task := member.next_task(now)) is not None
+        ]
         wishes.sort(key=lambda wish: wish[:2])
         full = sum(len(member.tasks) for member in self.members.values()) >= self.imap.threads * self.imap.tasks_per_thread
         for priority, _, folder, member in wishes:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from workers.imap.sets import Ranges
 
 WINDOW = 5000
+NO_CONTENT = "the server lists it and gives no content"
 
 
 class Outcome:
@@ -186,20 +187,24 @@ class FolderPass:
         download = Download(self._session, self._box, self._books, self._folder, self._account, self._caution, most_bytes)
         try:
             whole = download.run(missing, enough)
+            self._look_at_missing(download)
         finally:
             self.outcome.fetched += download.fetched
             self.outcome.bytes += download.bytes
             self.outcome.poison += download.poison
             self.outcome.blames |= download.blames
             self._note_poison(download.poison)
-        if download.missing:
-            still = self._session.uids(0, sets.text(sets.of(sorted(download.missing))[:50])) if self._session.selected else []
-            lacking = sets.both(still, sets.of(sorted(download.missing)))
-            why = "the server lists it and gives no content"
-            self._note_poison([(uid, why) for uid in sets.numbers(lacking)])
-            self.outcome.poison += [(uid, why) for uid in sets.numbers(lacking)]
         self.outcome.more = not whole
         return whole
+
+    def _look_at_missing(self, download: Download) -> None:
+        """Messages without content: they are gone meanwhile, or empty, or the server can't give them."""
+        rest = sets.of(sorted(download.missing))
+        while rest:
+            part, rest = sets.take(rest, WINDOW)
+            there = self._session.facts(b"UID FETCH " + sets.text(part) + b" (UID FLAGS RFC822.SIZE INTERNALDATE)")
+            download.keep_empty([each for each in there if each.size_bytes == 0])
+            download.poison += [(each.uid, NO_CONTENT) for each in there if each.size_bytes != 0]
 
     def _waiting_poison(self, server: Ranges | None) -> Ranges:
         """Messages that the server could not give and is not asked for yet; those that it has no more are forgotten."""

@@ -7,6 +7,7 @@ from binascii import a2b_base64, b2a_base64
 
 from workers.imap import sasl
 from workers.imap.connection import Arg, Connection
+from workers.imap.excuses import backoff_s, is_refusal
 from workers.imap.hiding import hide
 from workers.imap.limits import Limits
 from workers.imap.stream import connect
@@ -21,23 +22,6 @@ if TYPE_CHECKING:
     from workers.imap.connection import Take
     from workers.mail.imap_config import Account
 
-REFUSED = frozenset((b"AUTHENTICATIONFAILED", b"AUTHORIZATIONFAILED", b"EXPIRED", b"CONTACTADMIN", b"NOPERM"))
-PASSING = frozenset((b"UNAVAILABLE", b"LIMIT", b"INUSE", b"SERVERBUG", b"OVERQUOTA", b"THROTTLED", b"PRIVACYREQUIRED"))
-SOON_OVER = (
-    "too many",
-    "maximum number",
-    "limit",
-    "try again",
-    "temporar",
-    "unavailable",
-    "timed out",
-    "timeout",
-    "busy",
-    "internal error",
-    "overload",
-    "throttl",
-    "bandwidth",
-)
 ABOUT_MECHANISM = frozenset((b"CANNOT",))
 
 
@@ -80,22 +64,6 @@ def open_connection(
         connection.close()
         raise
     return connection
-
-
-def is_refusal(code: bytes, text: str) -> bool:
-    """PURE. Whether a NO to a login is about user and secret: "too many connections" is not (RFC 5530 3)."""
-    if code in REFUSED:
-        return True
-    words = text.lower()
-    return code not in PASSING and not any(each in words for each in SOON_OVER)
-
-
-def backoff_s(text: bytes | str) -> float | None:
-    """PURE. The pause that a server asks for: `Suggested Backoff Time: 299 milliseconds` of Exchange; None for none."""
-    words = (text.decode("utf-8", "replace") if isinstance(text, bytes) else text).lower()
-    _, found, rest = words.partition("backoff time:")
-    digits = rest.split()[0] if found and rest.split() else ""
-    return min(3600.0, int(digits) / 1000) if digits.isdigit() and len(digits) < 12 else None
 
 
 def _start_tls(account: Account, connection: Connection, limits: Limits) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from workers.imap.account import Found, clear_strays, look
+from workers.imap.excuses import enough_for_now, is_throttling
 from workers.imap.folder import FolderPass, Outcome
 from workers.imap.greet import open_connection
 from workers.imap.session import Session
@@ -78,7 +79,8 @@ def perform(job: Job, env: Env, buffer: bytearray) -> None:
         job.session.end_rest()
         KINDS[job.kind](job, env)
     except Declined as declined:
-        job.error = Trouble(SERVER, str(declined))
+        passing = is_throttling(declined.code, str(declined))
+        job.error = enough_for_now(declined) if passing else Trouble(SERVER, str(declined))
     except (Trouble, StoreError) as error:
         job.error = error
     except OSError as error:
