@@ -20,7 +20,7 @@ import pytest
 from tests.system.imap_fault_server import BASIC, MODERN, SILENCE, Fault, FaultServer, Reply
 from tests.system.imap_fixtures import new_dovecot, new_fault_server, syncer
 from tests.system.imap_servers import SWITCHES, Dovecot
-from tests.system.imap_syncer import Syncer, messages
+from tests.system.imap_syncer import Syncer
 from tests.system.imap_user import PASSWORD, MailUser
 from tests.system.mail_servers import DEADLINE_S, wait_until
 
@@ -414,13 +414,12 @@ def test_a_deleted_state_database_brings_nothing_down_again(syncer: Syncer, new_
     wait_standing(syncer, "alice", "in step")
     assert {uid: each.path.stat().st_ino for uid, each in syncer.files("alice", "INBOX").items()} == before
     assert len(fetched(server)) == bodies
-    server.inbox.append(mail("later"))
-    server.announce()
+    arrives(server, "later")
     wait_until(lambda: holds(syncer, server), "and goes on")
     assert process.poll() is None
 
 
-def test_a_locked_state_database_is_waited_for(syncer: Syncer, new_fault_server: NewServer) -> None:
+def test_a_locked_state_database_is_waited_for(syncer: Syncer, new_fault_server: NewServer, supervisor: Supervisor) -> None:
     server = new_fault_server()
     server.inbox.append(mail("one"))
     syncer.settings = SELDOM
@@ -430,14 +429,13 @@ def test_a_locked_state_database_is_waited_for(syncer: Syncer, new_fault_server:
     bodies = len(fetched(server))
     with closing(sqlite3.connect(syncer.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        server.inbox.append(mail("two"))
-        server.announce()
-        wait_until(lambda: len(fetched(server)) > bodies, "it is fetched")
-        wait_until(lambda: len(messages(syncer.root / "alice" / "INBOX" / "cur")) == 2, "and is a file before it is a row")
+        arrives(server, "two")
+        supervisor.hear("STATUS=1 accounts, 0 in step; alice INBOX .* since [1-9].*")
+        supervisor.hear("WATCHDOG=1")
         other.execute("ROLLBACK")
-    server.inbox.append(mail("three"))
-    server.announce()
-    wait_until(lambda: holds(syncer, server) and len(syncer.flags("alice", "INBOX")) == 3, "then it goes on")
+    wait_until(lambda: holds(syncer, server), "it goes on")
+    arrives(server, "three")
+    wait_until(lambda: holds(syncer, server) and len(syncer.flags("alice", "INBOX")) == 3, "and on")
     assert len(fetched(server)) == bodies + 2
     assert process.poll() is None
 
@@ -449,6 +447,13 @@ def holds(syncer: Syncer, server: FaultServer) -> bool:
         expected = {uid: ("S" if each.flags else "", each.content) for uid, each in server.inbox.mails.items()}
         return {uid: (each.letters, each.path.read_bytes()) for uid, each in files.items()} == expected
     return False
+
+
+def arrives(server: FaultServer, subject: str) -> None:
+    """New mail that is told to the one client as soon as it waits for news."""
+    wait_until(lambda: any(session.idling for session in list(server._sessions)), "somebody waits for news")
+    server.inbox.append(mail(subject))
+    server.announce()
 
 
 def fetched(server: FaultServer) -> list[str]:

@@ -111,7 +111,13 @@ class Engine:
         session.at_rest = False
         session.close(politely=politely)
         member.connections -= 1
+        if not member.connections and member.mode != "poll":
+            member.mode = "none"
         self._host(member).closed()
+
+    def is_down(self, member: Member) -> bool:
+        """Whether the account's host does not answer, and another account or a later moment has to find out when it does."""
+        return self._host(member).is_down and not member.connections
 
     # what is due
 
@@ -242,11 +248,21 @@ class Engine:
                     if each.kind == NETWORK and self._host(each) is host:
                         each.until = 0.0
         elif job.opens:
+            if not job.member.sessions:
+                job.member.mode = "none"
             shared = isinstance(job.error, Trouble) and job.error.kind == NETWORK and not job.error.of_account
             host.failed(time.monotonic(), random.random(), unreachable=shared)
+            if shared and isinstance(job.error, Trouble):
+                self._tell_all(job.member, job.error)
         if job.session is None:
             host.closed()
             job.member.connections -= 1
+
+    def _tell_all(self, asker: Member, trouble: Trouble) -> None:
+        """A host that is down is so for all its accounts, of which one asks at a time."""
+        for member in self.members.values():
+            if member is not asker and not member.kind and self._host(member) is self._host(asker) and not member.connections:
+                member.kind, member.problem, member.mode = trouble.kind, str(trouble), "none"
 
     # connections at rest
 

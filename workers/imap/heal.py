@@ -63,16 +63,13 @@ def drop_old(box: Box, books: Books, folder: Folder) -> int:
 
 def _from_epoch(session: Session, box: Box, books: Books, folder: Folder, there: dict[int, Facts], old: Old) -> list[int]:
     """Gives messages of an earlier epoch their new names; the UIDs served."""
-    shapes = [(each.uid, each.size_bytes, unix(each.date), each.identity) for each in there.values()]
-    mine = [(epoch, uid, row.size_bytes, row.date, row.identity) for (epoch, uid), row in old.items()]
-    pairs = plan.pair(shapes, mine)
-    unsure = [(uid, key) for uid, key in pairs if not there[uid].identity or there[uid].identity != old[key].identity]
-    digests = _header_digests(session, [uid for uid, _ in unsure])
-    wrong = {uid for uid, key in unsure if not _same_header(box, key, old[key], digests.get(uid))}
+    pairs = plan.pair(
+        [(each.uid, each.identity) for each in there.values() if each.identity],
+        [(key, row.identity) for key, row in old.items() if row.identity],
+    )
+    pairs += _by_header(session, box, there, old, pairs)
     rows, gone = [], []
     for uid, key in pairs:
-        if uid in wrong:
-            continue
         was = old[key]
         row = Row(uid, was.size_bytes, was.date, flag_text(there[uid].flags), was.digest, there[uid].identity)
         new = name_of(folder.epoch, (row.uid, row.size_bytes, row.date, row.flags))
@@ -84,6 +81,27 @@ def _from_epoch(session: Session, box: Box, books: Books, folder: Folder, there:
         for key in gone:
             del old[key]
     return [row.uid for row in rows]
+
+
+def _by_header(
+    session: Session, box: Box, there: dict[int, Facts], old: Old, paired: list[tuple[int, tuple[int, int]]]
+) -> list[tuple[int, tuple[int, int]]]:
+    """Pairs (uid there, key here) of the same size, date and header, where no other message has all three."""
+    done, used = {uid for uid, _ in paired}, {key for _, key in paired}
+    shapes = {(row.size_bytes, row.date) for key, row in old.items() if key not in used}
+    asked = {uid: shape for uid, each in there.items() if uid not in done and (shape := _shape(each)) in shapes}
+    theirs = _header_digests(session, list(asked))
+    wanted = set(asked.values())
+    like = {key: row for key, row in old.items() if key not in used and (row.size_bytes, row.date) in wanted}
+    ours = {key: digest for key, row in like.items() if (digest := _our_digest(box, key, row)) is not None}
+    return plan.pair(
+        [(uid, (asked[uid], digest)) for uid, digest in theirs.items()],
+        [(key, ((like[key].size_bytes, like[key].date), digest)) for key, digest in ours.items()],
+    )
+
+
+def _shape(facts: Facts) -> tuple[int, int]:
+    return facts.size_bytes, unix(facts.date)
 
 
 def _from_folders(box: Box, books: Books, folder: Folder, account: int, there: dict[int, Facts]) -> list[int]:
@@ -136,10 +154,11 @@ def _header_digests(session: Session, uids: list[int]) -> dict[int, bytes]:
     return found
 
 
-def _same_header(box: Box, key: tuple[int, int], row: Row, digest: bytes | None) -> bool:
+def _our_digest(box: Box, key: tuple[int, int], row: Row) -> bytes | None:
+    """The digest of the header of a message here; None when its file is gone. Raises OSError."""
     path = box.find(name_of(key[0], (row.uid, row.size_bytes, row.date, row.flags)))
-    if path is None or digest is None:
-        return False
+    if path is None:
+        return None
     ours = hashlib.blake2b()
     tail = b""
     with open(path, "rb") as file:
@@ -150,7 +169,7 @@ def _same_header(box: Box, key: tuple[int, int], row: Row, digest: bytes | None)
                 break
             ours.update(chunk)
             tail = chunk[-3:]
-    return ours.digest() == digest
+    return ours.digest()
 
 
 def _identity_item(session: Session) -> bytes:

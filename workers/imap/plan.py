@@ -6,12 +6,13 @@ from workers.imap import sets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import TypeVar
 
     from workers.imap.sets import Ranges
 
     Key = TypeVar("Key")
+    Other = TypeVar("Other")
     Value = TypeVar("Value")
 
 QRESYNC = "qresync"  # the server tells what has changed and what is gone
@@ -97,28 +98,10 @@ def is_complete(messages: int, held: int, poison: int, told_since: bool) -> bool
     return told_since or messages == held + poison
 
 
-def pair(
-    there: Sequence[tuple[int, int, int, bytes | None]], here: Sequence[tuple[int, int, int, int, bytes | None]]
-) -> list[tuple[int, tuple[int, int]]]:
-    """Which messages of a new epoch are surely those of an old one, header not yet compared.
-
-    `there`: (uid, size, date, identity); `here`: (epoch, uid, size, date, identity). By identity where both have one,
-    else by size and date; what is ambiguous on either side is left out. Gives (uid there, (epoch, uid) here).
-    """
-    found: list[tuple[int, tuple[int, int]]] = []
-    by_identity = _unique((row[4], (row[0], row[1])) for row in here if row[4])
-    by_shape = _unique(((row[2], row[3]), (row[0], row[1])) for row in here)
-    there_shape = _unique(((row[1], row[2]), row[0]) for row in there)
-    there_identity = _unique((row[3], row[0]) for row in there if row[3])
-    used: set[tuple[int, int]] = set()
-    for uid, size, date, identity in there:
-        match = by_identity.get(identity) if identity and there_identity.get(identity) == uid else None
-        if match is None and there_shape.get((size, date)) == uid:
-            match = by_shape.get((size, date))
-        if match is not None and match not in used:
-            used.add(match)
-            found.append((uid, match))
-    return found
+def pair(there: Iterable[tuple[Key, Value]], here: Iterable[tuple[Other, Value]]) -> list[tuple[Key, Other]]:
+    """Which messages there are surely which here: those whose mark is no other one's on either side."""
+    marks = _unique((mark, place) for place, mark in here)
+    return [(each, marks[mark]) for mark, each in _unique((mark, each) for each, mark in there).items() if mark in marks]
 
 
 def _unique(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, Value]:

@@ -62,7 +62,7 @@ class Reports:
         """Tells a command that waits for a pass that it is done, or can't be."""
         for member in self._engine.members.values():
             if member.asked > member.answered:
-                resting = member.until > time.monotonic()
+                resting = member.until > time.monotonic() or (self._engine.is_down(member) and bool(member.kind))
                 if resting or (member.looked == member.asked and not member.owed):
                     self._write([member])
                     member.answered = member.asked

@@ -83,7 +83,7 @@ def _pass(config: Config, accounts: list[Account], root: Root) -> int:
     try:
         for each in engine.add(accounts):
             each.ask()
-        while not all(_is_over(member) for member in engine.members.values()):
+        while not all(_is_over(member) or (member.kind and engine.is_down(member)) for member in engine.members.values()):
             engine.step(1.0)
         members = list(engine.members.values())
         reports.last()
