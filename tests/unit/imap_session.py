@@ -96,6 +96,9 @@ class FakeSession(Session):
         wanted = sets.parse(ranges)
         return [uid for uid in there if any(low <= uid <= high for low, high in wanted)]
 
+    def synchronise(self) -> None:
+        self._point("synchronise")
+
     def facts(self, words: bytes) -> list[Facts]:
         self._point("facts")
         _, _, ranges, items = words.split(b" ", 3)

@@ -20,6 +20,8 @@ from workers.imap.cli import COMMANDS, main
 from workers.imap.proof import aligned
 from workers.imap.report import Report
 from workers.imap.shelf import ODD, Shelf, bits
+from workers.imap.spoken import told
+from workers.imap.wire import understood
 
 Run = Callable[..., tuple[int, str, str]]
 CONFIG = """\
@@ -154,7 +156,7 @@ def test_looking_makes_nothing(run: Run, folder: Path) -> None:
 
 def test_without_accounts_it_is_told_what_to_do(run: Run, folder: Path) -> None:
     (folder / "mail.toml").write_text(CONFIG)
-    for words in (["status"], ["verify"], ["check"]):
+    for words in (["status"], ["verify"], ["check"], ["sync"]):
         status, out, _ = run(*words)
         assert status == 0
         assert f"add [[imap.accounts]] with name, host and password_file to {folder / 'mail.toml'}" in out
@@ -192,16 +194,26 @@ def test_status_beside_a_worker(run: Run, books: Callable[..., None]) -> None:
 
 
 def test_status_for_people(run: Run, books: Callable[..., None]) -> None:
-    values = ("paused", "auth", "NO \x1b[31mwrong\r\npassword", time.time() + 600, "QRESYNC NOTIFY")
+    values = ("paused", "auth", "NO \x1b[31mwrong\r\npassword.", time.time() + 600, "QRESYNC NOTIFY")
     books("UPDATE imap_account SET state = ?, kind = ?, problem = ?, until = ?, demoted = ?", *values)
+    books("UPDATE imap_account SET synced_at = ?", time.time() - 9.37)
     lines = run("status")[1].splitlines()
     assert lines[0].startswith("no worker runs: start guard")
     assert lines[1].split() == ["account", "state", "mode", "folders", "messages", "last", "sync", "problem"]
     assert lines[2].startswith(
-        "alice    paused    none  2        4         5 min ago  NO ?[31mwrong password; next try in 10 min; 1 m"
+        "alice    paused    none  2        4         9 s ago    NO ?[31mwrong password; 1 message that the server can't give; "
     )
     assert lines[2].endswith("without QRESYNC, NOTIFY")
     assert lines[3].split() == ["bob", "disabled", "none", "0", "0", "never", "-"]
+    assert account(run)["until"] is None  # nobody is there to try
+
+
+@pytest.mark.usefixtures("worker")
+def test_beside_a_worker_it_is_told_when_the_next_try_is(run: Run, books: Callable[..., None]) -> None:
+    until = time.time() + 600
+    books("UPDATE imap_account SET state = 'paused', kind = 'auth', problem = 'login: it failed.', until = ?", until)
+    assert "login: it failed; next try in 10 min; 1 message" in run("status")[1]
+    assert account(run)["until"] == until
 
 
 @pytest.mark.usefixtures("books")
@@ -223,7 +235,8 @@ def test_folders(run: Run, folder: Path) -> None:
         ("secret", 'see password_file at [[imap.accounts]] name = "alice"'),
         ("tls", "tls, host, ca_file, fingerprint"),
         ("disk", "Make space for"),
-        ("network", "see host (imap.example.org) and port (993)"),
+        ("network", 'It is tried again by itself; if that lasts, see host (imap.example.org), port (993) and tls ("tls")'),
+        ("outbox", "put outbox right at"),
         ("server", "its administrator"),
     ],
 )
@@ -238,6 +251,69 @@ def test_why_tells_the_problem_until_when_and_what_to_do(run: Run, books: Callab
     assert said in text
     assert "Message 17 of Entwürfe could not be had in 3 tries, next one in 2.0 h: NO [SERVERBUG] broken." in text
     assert "contradicted itself with IDLE" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("network", "The next sync or run tries it again; if"), ("server", "The next sync or run"), ("disk", "; then: imap-sync sync")],
+)
+def test_without_a_worker_nothing_happens_by_itself(run: Run, books: Callable[..., None], kind: str, said: str) -> None:
+    books("UPDATE imap_account SET state = 'paused', kind = ?, problem = 'it said no', until = ?", kind, time.time() + 600)
+    text = run("why", "alice")[1]
+    assert said in text
+    assert "by itself" not in text
+    assert "next one with the first sync after" in text
+
+
+@pytest.mark.parametrize("key", ["password_command", "token_command"])
+@pytest.mark.parametrize("kind", ["auth", "secret"])
+def test_why_prints_no_command(run: Run, folder: Path, books: Callable[..., None], key: str, kind: str) -> None:
+    """There may be a secret in it."""
+    (folder / "mail.toml").write_text(CONFIG + ALICE.replace('password_file = "alice.pw"', f'{key} = "get --key hush"'))
+    books("UPDATE imap_account SET kind = ?, problem = 'NO wrong'", kind)
+    text = run("why", "alice")[1]
+    assert key in text
+    assert "hush" not in text
+
+
+def test_letters_that_cannot_be_sent_are_told_with_what_to_do(run: Run, books: Callable[..., None]) -> None:
+    books("UPDATE imap_account SET kind = 'outbox', problem = '1 message of Out can''t be sent: no recipient'")
+    books("INSERT INTO imap_outbox (account, folder, epoch, uid, size_bytes, date, why) VALUES (1, 'Out', 9, 4, 5, 6, 'no recipient')")
+    text = run("why", "alice")[1]
+    assert "Message 4 of Out is not sent: no recipient. Save it again when that is put right." in text
+    assert "put outbox right" not in text
+
+
+def test_a_number_is_never_two_accounts(run: Run, folder: Path, books: Callable[..., None]) -> None:
+    (folder / "mail.toml").write_text(CONFIG + ALICE.replace("id = 53\n", "") + BOB + "id = 1\n")
+    numbers = account(run)["id"], account(run, "bob")["id"]
+    assert numbers == (1_000_000_001, 1)  # alice has key 1
+    books("UPDATE imap_account SET key = 7")
+    assert account(run)["id"] == 7
+
+
+def test_sync_of_accounts_that_are_all_disabled_says_so(run: Run, folder: Path) -> None:
+    (folder / "mail.toml").write_text(CONFIG + BOB)
+    assert run("sync") == (0, f"nothing to do: all accounts have enabled = false in {folder / 'mail.toml'}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (b"* STATUS INBOX (MESSAGES 1 UIDNEXT 5)", "* STATUS INBOX (MESSAGES 1 UIDNEXT 5)"),
+        (b'* LIST (\\HasNoChildren) "/" "To send"', '* LIST (\\HasNoChildren) / "To send"'),
+        (b"* LIST () NIL a", "* LIST () NIL a"),
+        (b"* 0 EXISTS", "* 0 EXISTS"),
+        (b"* OK [PERMANENTFLAGS (\\Seen \\*)] Limited", "* OK [PERMANENTFLAGS (\\Seen \\*)] Limited"),
+        (b"* 5 FETCH (UID 5 BODY[] secret)", "* 5 FETCH"),
+        (b"+ c2VjcmV0", "+"),
+        (b"s1 OK done", "s1 OK done"),
+        (b"* SEARCH " + b" ".join(b"%d" % number for number in range(50)), f"* SEARCH {' '.join(map(str, range(40)))} \u2026"),
+        (b"* X (((", "* (not understood)"),
+    ],
+)
+def test_what_a_server_says_is_logged_as_it_says_it(said: bytes, shown: str) -> None:
+    assert told(understood([said])) == shown
 
 
 @pytest.mark.usefixtures("books")

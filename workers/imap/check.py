@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 
 from workers.imap import names
-from workers.imap.account import wanted
+from workers.imap.account import UNSELECTABLE, wanted
 from workers.imap.folder import tier_of
 from workers.imap.limits import Limits
 from workers.imap.session import declined
@@ -78,10 +78,11 @@ def _offers(session: Session, account: Account) -> str:
     except Declined as error:
         raise declined(error) from None
     taken = wanted(everything, account)
+    there = [each for each in everything if not each.attributes & UNSELECTABLE]
     for name in (account.outbox, account.sent):
-        if name is not None and not any(names.matches([name], each.name, each.delimiter) for each in everything):
+        if name is not None and not any(names.is_named(name, each.name, each.delimiter) for each in there):
             push += f"; it has no folder {plain(name)}"
-    folders = f"{len(taken)} of {len(everything)} folders are copied"
+    folders = f"{len(taken)} of {len(there)} folders are copied"
     return f"{tls}, logged in as {account.user}; {TIERS[tier_of(session)]}; {push}; {folders}"
 
 

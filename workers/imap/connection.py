@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from workers.imap.limits import LEAST_RATE, Limits
+from workers.imap.spoken import told
 from workers.imap.stream import READ_BYTES, Stream
 from workers.imap.trouble import Declined, Lost
 from workers.imap.wire import Reader, WireError
@@ -90,9 +91,9 @@ class Connection:
         self.write(bytes(line + b"\r\n"))
         return tag
 
-    def send_ahead(self, words: bytes, told: Take) -> None:
-        """Sends a command for whose end nobody waits; `told` gets it when it comes. Raises Lost."""
-        self._told[self.send(words)] = told
+    def send_ahead(self, words: bytes, taker: Take) -> None:
+        """Sends a command for whose end nobody waits; `taker` gets it when it comes. Raises Lost."""
+        self._told[self.send(words)] = taker
 
     def write(self, data: bytes) -> None:
         """Sends bytes as they are. Raises Lost."""
@@ -206,12 +207,12 @@ class Connection:
 
     def _sort(self, response: Response) -> None:
         if self.debug is not None:
-            self._say(f"< {_told(response)}")
+            self._say(f"< {told(response)}")
         if response.tag not in (b"*", b"+"):
-            told = self._told.pop(response.tag, None)
-            if told is not None:
+            taker = self._told.pop(response.tag, None)
+            if taker is not None:
                 self._names.pop(response.tag, None)
-                told(response)
+                taker(response)
             elif response.tag in self._names:
                 self._ended[response.tag] = response
             return
@@ -231,12 +232,3 @@ class Connection:
 
 def _shown(word: bytes | Arg) -> bytes:
     return word if isinstance(word, bytes) else b"{%d}" % len(word.octets)
-
-
-def _told(response: Response) -> str:
-    """A response in short, without what messages hold."""
-    head = response.tag + b" " + (b"%d " % response.number if response.number else b"") + response.kind
-    if response.kind in (b"FETCH", b"+"):
-        return head.decode("ascii", "replace")
-    rest = response.text or repr(response.values)[:200].encode()
-    return f"{head.decode('ascii', 'replace')} {response.code or ''} {rest.decode('utf-8', 'replace')}"

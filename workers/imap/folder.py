@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from workers.imap.sets import Ranges
 
 WINDOW = 5000
+LOOKS = 3
 NO_CONTENT = "the server lists it and gives no content"
 
 
@@ -152,6 +153,10 @@ class FolderPass:
     def _expunge(self, gone: Ranges) -> None:
         """What the server has no more goes to `.removed`: first the files, then the rows."""
         folder = self._folder
+        if gone:
+            known = sets.of(sorted(self._books.poison(folder)))
+            if lost := list(sets.numbers(sets.both(known, gone))):
+                self._books.drop_poison(folder, lost)
         for low, high in gone:
             rows = self._books.rows(folder, low, high)
             for start in range(0, len(rows), WINDOW):
@@ -168,20 +173,28 @@ class FolderPass:
         low = folder.uidnext if listing == "new" else 1
         if listing == "none":
             return True
-        if listing == "new" and told is not None:
-            server = told  # a new message has a new MODSEQ, so it is among them
+        if listing == "new" and told is not None:  # a new message has a new MODSEQ, so it is among them
+            server = sets.minus(told, [(1, low - 1)] if low > 1 else [])
         else:
-            server = self._session.uids(state.messages, b"%d:*" % low if low > 1 else b"")
-        server = sets.minus(server, [(1, low - 1)] if low > 1 else [])
-        named, counted = sets.count(server), self._session.now.messages
-        if named > 2 * counted + 1000 or (listing == "all" and named < counted):
-            self.outcome.contradiction = "ESEARCH" if self._session.can("ESEARCH") else ""
-            raise Trouble(SERVER, f"it counts {counted} messages and names {named}; nothing is believed gone")
+            server = self._believed(state, low)
         missing, gone = plan.compare(server, self._books.uids(folder, low), self._waiting_poison(server if low == 1 else None))
         self._expunge(gone)
         if missing:
             missing, self.outcome.healed = heal.from_here(self._session, self._box, self._books, folder, self._account, missing)
         return not missing or self._download(missing, enough, most_bytes)
+
+    def _believed(self, state: State, low: int) -> Ranges:
+        """The UIDs from `low` up that the server has. Raises Trouble when that are others than it counts."""
+        session = self._session
+        for _ in range(LOOKS):
+            found = session.uids(state.messages, b"%d:*" % low if low > 1 else b"")
+            found = sets.minus(found, [(1, low - 1)] if low > 1 else [])
+            named, counted = sets.count(found), min(state.messages, session.now.messages)
+            if named <= 2 * counted + 1000 and (low > 1 or named >= counted):
+                return found
+            session.synchronise()  # mail that comes and goes meanwhile is told of behind the answer
+        self.outcome.contradiction = "ESEARCH" if session.can("ESEARCH") else ""
+        raise Trouble(SERVER, f"it counts {counted} messages and names {named}; nothing is believed gone")
 
     def _download(self, missing: Ranges, enough: Callable[[], bool], most_bytes: float) -> bool:
         download = Download(self._session, self._box, self._books, self._folder, self._account, self._caution, most_bytes)
@@ -200,6 +213,8 @@ class FolderPass:
     def _look_at_missing(self, download: Download) -> None:
         """Messages without content: they are gone meanwhile, or empty, or the server can't give them."""
         rest = sets.of(sorted(download.missing))
+        if rest:
+            self._session.synchronise()
         while rest:
             part, rest = sets.take(rest, WINDOW)
             there = self._session.facts(b"UID FETCH " + sets.text(part) + b" (UID FLAGS RFC822.SIZE INTERNALDATE)")
@@ -235,7 +250,12 @@ class FolderPass:
         if not self._fetch("all", state, enough, most_bytes):
             return False
         poison = len(self._books.poison(folder))
-        if tier == plan.QRESYNC and not session.news and plan.is_complete(state.messages, folder.held, poison, False):
+        if (
+            tier == plan.QRESYNC
+            and steps.flags == "told"
+            and not session.news
+            and plan.is_complete(state.messages, folder.held, poison, False)
+        ):
             self.outcome.contradiction = "QRESYNC"
         return True
 

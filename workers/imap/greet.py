@@ -11,7 +11,7 @@ from workers.imap.excuses import backoff_s, is_refusal
 from workers.imap.hiding import hide
 from workers.imap.limits import Limits
 from workers.imap.stream import connect
-from workers.imap.trouble import AUTH, NETWORK, SECRET, SERVER, TLS, Declined, Lost, Trouble
+from workers.imap.trouble import AUTH, NETWORK, NO_LOGIN, SECRET, SERVER, TLS, Declined, Lost, Trouble
 from workers.imap.wire import Response, quoted
 from workers.mail.secrets import SecretError
 
@@ -44,9 +44,8 @@ def open_connection(
         if greeting.kind == b"BYE":
             raise Trouble(NETWORK, f"it takes no connection: {connection.shown(greeting.text)}", backoff_s(greeting.text))
         if greeting.kind not in (b"OK", b"PREAUTH"):
-            raise Trouble(
-                SERVER, f"it greets with {connection.shown(greeting.kind + b' ' + greeting.text)}: is that an IMAP port?"
-            )
+            said = connection.shown(greeting.kind + b" " + greeting.text)
+            raise Trouble(SERVER, f"it greets with {said}: is that an IMAP port? See host, port and tls in mail.toml")
         known = _announced(greeting)
         connection.capabilities = known or _asked(connection)
         if account.tls in ("starttls", "opportunistic"):
@@ -133,7 +132,8 @@ def _log_in(account: Account, connection: Connection, fetch: Callable[[], str]) 
         offered = b" ".join(sorted(each for each in connection.capabilities if each.startswith(b"AUTH="))).decode(
             "ascii", "replace"
         )
-        raise Trouble(AUTH, f"it offers no login that this secret is good for ({offered or 'no AUTH= at all'})")
+        what = "password" if account.token_command is None else "token: neither OAUTHBEARER nor XOAUTH2"
+        raise Trouble(AUTH, f"{NO_LOGIN}{what} ({offered or 'no AUTH= at all'})")
     try:
         secret = fetch()
     except SecretError as error:

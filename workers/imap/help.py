@@ -37,10 +37,12 @@ SYNC_HELP = """\
 usage: imap-sync sync [ACCOUNT...]
 
 One pass of these accounts, or of all that are enabled: new messages, flags, what is gone, folders. A line for each folder
-that was opened. Beside a running worker, that one makes the pass, and this command waits for it.
+that was opened. Beside a running worker, that one makes the pass, and this command waits for it. Without any account that is
+enabled there is nothing to do: it says what to add to mail.toml, and ends with 0.
 
 Exit status: 0 all in step; 75 some could not be reached, or the disk is full: try again; 1 something needs a person: a
-wrong password, a bad certificate, a message that the server can't give; 64 wrong usage, 78 mistake in the config.
+wrong password, a bad certificate, a message that the server can't give, a letter in the outbox that can't be sent; 64 wrong
+usage, 74 disk or state database can't be used, 77 not allowed, 78 mistake in the config.
 """
 STATUS_HELP = """\
 usage: imap-sync status [--json]

@@ -35,10 +35,6 @@ class Keys:
                 self._tokens[account.name] = (kept, (expiry(kept) or time.time() + TOKEN_AGE_S + NEAR_END_S) - NEAR_END_S)
             return kept
 
-    def has_token(self, account: Account) -> bool:
-        """Whether a token was kept, which may have been refused for its age."""
-        return account.name in self._tokens
-
     def forget(self, account: Account) -> None:
         """The next `fetch` asks anew."""
         self._tokens.pop(account.name, None)

@@ -8,9 +8,9 @@ import time
 from workers.imap import schedule
 from workers.imap.account import has_moved
 from workers.imap.jobs import SEND, WATCH
-from workers.imap.post import OUTBOX
-from workers.imap.trouble import SERVER, Lost
-from workers.mail.words import seconds
+from workers.imap.post import OUTBOX, UNSENT
+from workers.imap.trouble import SERVER, Lost, undotted
+from workers.mail.words import plain, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workers.imap.trouble import Trouble
 
 EAR_RETRY_S = 600.0
+WHEN_NEXT = "with the next sync or run"  # of a process that ends after one pass
 
 
 def looked(job: Job, log: Log) -> None:
@@ -33,10 +34,13 @@ def looked(job: Job, log: Log) -> None:
     is_new = post.take(found)
     if post.folder is None or found.outbox is None:
         if not post.is_missed:
-            account = member.account
-            log.complain(f"account {account.name}: has no folder {account.outbox}: nothing is sent from there", member.id)
+            text = f"has no folder {member.account.outbox}: nothing is sent from there"
+            log.complain(f"account {member.account.name}: {text}", member.id)
+            member.folder_problems[UNSENT] = text
         post.is_missed = True
         return
+    if post.is_missed:
+        member.folder_problems.pop(UNSENT, None)
     post.is_missed = False
     if is_new or has_moved(post.folder, found.outbox.state, session):
         member.want(OUTBOX, schedule.SEND)
@@ -63,13 +67,22 @@ def posted(job: Job, done: Posted, log: Log) -> None:
     if job.error is None:
         post.went_well(done.open)
         member.folder_problems.pop(OUTBOX, None)
+        member.folder_problems.pop(UNSENT, None)
+        if done.unsent:
+            member.folder_problems[UNSENT] = _unsent(done.unsent, member.account.outbox or "")
         told = session is not None and session.news and session.now.messages != folder.messages
         if told or not folder.clean:
             member.want(OUTBOX, schedule.SEND)
 
 
-def failed(job: Job, trouble: Trouble, log: Log) -> bool:
-    """Takes a trouble that is not the account's; False for one that is."""
+def _unsent(letters: list[tuple[int, str]], outbox: str) -> str:
+    """What there is to say of letters that can't be sent: how many, and why the first one."""
+    count = "1 message" if len(letters) == 1 else f"{len(letters)} messages"
+    return f"{count} of {outbox} can't be sent: {plain(letters[0][1])}"
+
+
+def failed(job: Job, trouble: Trouble, log: Log, *, lasts: bool) -> bool:
+    """Takes a trouble that is not the account's; False for one that is. `lasts`: whether this process is there to try again."""
     member, post = job.member, job.member.post
     if post is None:
         return False
@@ -89,8 +102,9 @@ def failed(job: Job, trouble: Trouble, log: Log) -> bool:
     text = str(trouble)
     if member.folder_problems.get(OUTBOX) != text:
         member.folder_problems[OUTBOX] = text
-        pause = seconds(max(1.0, post.retry_at - now))
-        log.complain(f"outbox {member.account.outbox}: {text}; next try in {pause}", *_ids(member, post), thread=job.thread)
+        following = f"in {seconds(max(1.0, post.retry_at - now))}" if lasts else WHEN_NEXT
+        line = f"outbox {member.account.outbox}: {undotted(text)}; next try {following}"
+        log.complain(line, *_ids(member, post), thread=job.thread)
     return True
 
 

@@ -74,6 +74,7 @@ class Member:
         self.told: tuple[object, ...] = ()
         self.losses = 0  # connections lost in a row in passes of folders
         self.token_refused = False
+        self.contradictions: set[str] = set()  # extensions with which the server contradicted itself once
         self.folder_problems: dict[int, str] = {}
         self.post = Post(account) if account.outbox is not None else None
         self._cautions: dict[int, Caution] = {}
@@ -138,8 +139,8 @@ class Member:
             return first
         return None if self.running else (schedule.HIGH, self.look_at, 0)  # a look may rename folders, so it is alone
 
-    def rests(self, trouble: Trouble, now: float, jitter: float) -> float:
-        """Takes a trouble down; how long it rests."""
+    def rests(self, trouble: Trouble, now: float, jitter: float, *, unreachable: bool = False) -> float:
+        """Takes a trouble down; how long it rests. `unreachable`: the host did not answer, and is asked as often as ever."""
         self.failures += 1
         self.kind, self.problem = trouble.kind, str(trouble)
         if trouble.kind in (AUTH, TLS, SECRET):
@@ -148,6 +149,8 @@ class Member:
             pause = max(schedule.backoff_s(self.failures, jitter), trouble.retry_s or 0.0)
             if trouble.kind == DISK:
                 pause = min(pause, DISK_S)
+            elif unreachable:
+                pause = min(pause, max(schedule.PROBE_S, trouble.retry_s or 0.0))
         self.secret_stamp = stamp(self.account)
         self.until = now + pause
         return pause

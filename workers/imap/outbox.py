@@ -29,9 +29,12 @@ ROUNDS = 8  # of looking and moving in one pass; what comes later is news again
 
 
 class Posted:
-    """What a pass did, for the log, and what is still to come: `open` are identifiers of letters that are not sent yet."""
+    """What a pass did, for the log, and what is still to come: `open` are identifiers of letters that are not sent yet.
 
-    __slots__ = ("known", "made_sent", "moved", "open", "queued", "refused")
+    `unsent` are UIDs of letters that lie there and can't be sent, each with the reason.
+    """
+
+    __slots__ = ("known", "made_sent", "moved", "open", "queued", "refused", "unsent")
 
     def __init__(self) -> None:
         self.queued: list[tuple[int, int, int]] = []  # UID, number in the spool, recipients
@@ -39,6 +42,7 @@ class Posted:
         self.refused: list[tuple[int, str]] = []
         self.moved = 0
         self.open: frozenset[str] = frozenset()
+        self.unsent: list[tuple[int, str]] = []
         self.made_sent = False
 
 
@@ -87,6 +91,7 @@ class OutboxPass:
                 place = self._take(each, state.epoch)
                 if place is not None:
                     places[each.uid] = place
+        self.posted.unsent = [(uid, places[uid].why) for uid, each in sorted(here.items()) if _is_refused(each, places.get(uid))]
         moved = self._follow(here, places, state.epoch)
         if not moved:
             self._forget(here, places, state.epoch)
@@ -210,6 +215,13 @@ UNSURE = (
     "it may have been sent already: imap-sync ended while it was queued, and mails of that time are gone from the spool; "
     "if it was not, save it again with a change"
 )
+
+
+def _is_refused(facts: Facts, place: Place | None) -> bool:
+    """Whether it was looked at and can't be sent; one that is marked as deleted is nobody's business any more."""
+    if place is None or not place.why or (place.size_bytes, place.date) != (facts.size_bytes, unix(facts.date)):
+        return False
+    return all(each.lower() != b"\\deleted" for each in facts.flags or ())
 
 
 def _step(facts: Facts, place: Place | None) -> str:

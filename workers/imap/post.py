@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from workers.mail.imap_config import Account
 
 OUTBOX = -1  # in place of a folder's id, among tasks
+UNSENT = -2  # in place of a folder's id, among problems: what a person has to put right, or nothing is sent
 MOST_RETRY_S = 60.0
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from workers.imap.trouble import SERVER
+from workers.imap.post import UNSENT
+from workers.imap.trouble import OUTBOX, SERVER
 from workers.mail.words import plain, seconds
 
 TYPE_CHECKING = False
@@ -138,10 +139,9 @@ def _standing(member: Member) -> tuple[object, ...] | None:
         state = "in step" if not member.kind and not member.folder_problems else "waiting"
     else:
         state = "syncing" if member.running or member.looking else "waiting"
-    if in_step and not member.kind and member.looked_at > member.synced_at:
-        member.synced_at = member.looked_at
-    problem = member.problem or next(iter(member.folder_problems.values()), "")
-    kind = member.kind or ("server" if problem else "")
+    number, first = next(iter(member.folder_problems.items()), (0, ""))
+    problem = member.problem or first
+    kind = member.kind or (OUTBOX if number == UNSENT else SERVER if problem else "")
     told = (member.mode, state, kind, problem, member.synced_at)
     if told == member.told:
         return None

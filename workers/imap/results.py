@@ -11,7 +11,7 @@ from workers.imap.account import has_moved
 from workers.imap.folder import tier_of
 from workers.imap.jobs import FOLDER, LOOK, SEND, WATCH
 from workers.imap.names import matches
-from workers.imap.trouble import AUTH, SERVER, Lost, Trouble
+from workers.imap.trouble import AUTH, NETWORK, NO_LOGIN, SERVER, Lost, Trouble, undotted
 from workers.mail.words import seconds
 
 TYPE_CHECKING = False
@@ -59,6 +59,10 @@ class Results:
             job.member.well()
         elif job.kind == WATCH and job.session is not None and not job.session.looked:
             job.member.look_at = 0.0  # what came before this connection told of news, nobody has told
+        member = job.member
+        failed = member.kind or any(number > 0 for number in member.folder_problems)  # the outbox is no part of the copy
+        if job.error is None and job.kind != WATCH and member.is_in_step and not failed:
+            member.synced_at = time.time()
 
     def _looked(self, job: Job) -> None:
         """Which folders have to be opened, and how urgently."""
@@ -112,6 +116,9 @@ class Results:
                 self._engine.close_session(member, session, politely=True)
 
     def _demote(self, member: Member, extension: str) -> None:
+        if extension not in member.contradictions:  # once may be mail that came and went at that moment
+            member.contradictions.add(extension)
+            return
         member.demoted |= {extension}
         self._engine.env.books.run("demote", (" ".join(sorted(member.demoted)), member.key))
         name = member.account.name
@@ -121,12 +128,12 @@ class Results:
         """Something went wrong: with this folder, with the account, or with the way."""
         member, folder = job.member, job.folder
         ids = (member.id,) if folder is None or folder.id < 0 else (member.id, folder.id)
-        name = member.account.name
-        if mailing.failed(job, trouble, self._log):
+        name, said = member.account.name, undotted(str(trouble))
+        if mailing.failed(job, trouble, self._log, lasts=self._engine.env.push):
             return
         if folder is not None:
             if trouble.kind == SERVER:
-                self._log.complain(f"folder {folder.path}: {trouble}; tried again at the next look", *ids, thread=job.thread)
+                self._log.complain(f"folder {folder.path}: {said}; tried again at the next look", *ids, thread=job.thread)
                 member.folder_problems[folder.id] = str(trouble)
                 return
             if job.kind == FOLDER:
@@ -134,19 +141,23 @@ class Results:
             gets_on = job.outcome is not None and (job.outcome.fetched or job.outcome.blames)
             if isinstance(trouble, Lost) and member.losses < AT_ONCE_AGAIN and (gets_on or not (job.opens or member.losses)):
                 member.losses += SILENT if trouble.silent else 1
-                self._log.say(f"connection lost: {trouble}; goes on with a new one", *ids, thread=job.thread)
+                self._log.say(f"connection lost: {said}; goes on with a new one", *ids, thread=job.thread)
                 return
-        if trouble.kind == AUTH and member.account.token_command is not None and not member.token_refused:
+        was_shown = trouble.kind == AUTH and not str(trouble).startswith(NO_LOGIN)
+        if was_shown and member.account.token_command is not None and not member.token_refused:
             member.token_refused = True  # one more try, with a token that is surely new
             self._engine.env.keys.forget(member.account)
-            self._log.say(f"account {name}: {trouble}; asks for a new token", *ids, thread=job.thread)
+            self._log.say(f"account {name}: {said}; asks for a new token", *ids, thread=job.thread)
             return
         before = (member.kind, member.problem)
         now = time.monotonic()
-        pause_s = member.rests(trouble, now, random.random())
+        unreachable = job.opens and not job.connected and trouble.kind == NETWORK and not trouble.of_account
+        pause_s = member.rests(trouble, now, random.random(), unreachable=unreachable)
         member.look_at = min(member.look_at, member.until)
         if (member.kind, member.problem) != before:
-            self._log.complain(f"account {name}: {trouble}; next try in {seconds(pause_s)}", *ids, thread=job.thread)
+            following = f"in {seconds(pause_s)}" if self._engine.env.push else mailing.WHEN_NEXT
+            line = f"account {name}: {said}; next try {following}"
+            self._log.complain(line, *ids, thread=job.thread)
 
 
 def _has_news(session: Session, outcome: Outcome, folder: Folder) -> bool:

@@ -16,7 +16,8 @@ from workers.imap.keys import Keys
 from workers.imap.limits import Limits
 from workers.imap.log import Log
 from workers.imap.reports import Reports
-from workers.mail.errors import IO, OK, TRY_AGAIN, Refused
+from workers.imap.visit import number_of, os_refused
+from workers.mail.errors import OK, TRY_AGAIN, Refused
 from workers.mail.load import find_again, load, stamp
 from workers.mail.notify import Notifier
 from workers.mail.words import plain
@@ -52,7 +53,7 @@ def run(config: Config) -> int:
     except Locked as error:
         raise Refused(TRY_AGAIN, f"{error}; one worker at a time keeps the copies") from None
     except OSError as error:
-        raise Refused(IO, f"{error.filename or config.imap.root}: {error.strerror}") from None
+        raise os_refused(error, config.imap.root) from None
     if status == RELOAD:  # the same process goes on, so that guard sees no death
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return status
@@ -179,7 +180,10 @@ class Worker:
         for name in list(self.engine.members):
             if name not in wanted or not _is_alike(wanted[name], before[name]):
                 self.engine.drop(name)
-        for member in self.engine.add([account for name, account in wanted.items() if name not in self.engine.members]):
+        added = self.engine.add([account for name, account in wanted.items() if name not in self.engine.members])
+        for member in self.engine.members.values():  # also of those that go on: a new `id` may have been another one's number
+            member.id = number_of(member.account, member.key, imap)
+        for member in added:
             for text in self._reports.greet(member):
                 self.log.say(text, member.id)
 

@@ -204,6 +204,10 @@ class Session:
         except ValueError:
             raise Lost(f"{words[:30].decode()}: a set that is none") from None
 
+    def synchronise(self) -> None:
+        """Has the server tell what is gone: inside a FETCH it may not (RFC 3501 7.4.1)."""
+        self.connection.command(b"NOOP")
+
     def facts(self, words: bytes) -> list[Facts]:
         """What a FETCH without bodies tells, by UID; of a message told twice, both."""
         found: list[Facts] = []

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from workers.imap import names
-from workers.imap.visit import NO_ACCOUNTS, NO_WORKER, is_running, state
+from workers.imap.trouble import undotted
+from workers.imap.visit import NO_ACCOUNTS, NO_WORKER, is_running, number_of, state
 from workers.mail.words import plain, seconds
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def status(config: Config) -> dict[str, Any]:
     with state(config.imap) as books:
         rows = account_rows(books)
         poison = _poison(books)
-        accounts = [_account(each, rows.get(each.name), poison, running=running) for each in config.imap.accounts]
+        accounts = [_account(config.imap, each, rows.get(each.name), poison, running=running) for each in config.imap.accounts]
     return {"version": 1, "running": running, "accounts": accounts}
 
 
@@ -101,7 +102,12 @@ def _poison(books: SqliteDatabase | None) -> dict[tuple[int, bytes], list[dict[s
 
 
 def _account(
-    account: Account, row: dict[str, Any] | None, poison: dict[tuple[int, bytes], list[dict[str, Any]]], *, running: bool
+    imap: Imap,
+    account: Account,
+    row: dict[str, Any] | None,
+    poison: dict[tuple[int, bytes], list[dict[str, Any]]],
+    *,
+    running: bool,
 ) -> dict[str, Any]:
     known = row or {"key": None, "problem": "", "until": 0, "synced_at": 0, "demoted": "", "folders": 0, "messages": 0}
     at_work = running and account.enabled and row is not None
@@ -110,7 +116,7 @@ def _account(
         stands = "waiting"
     return {
         "name": account.name,
-        "id": account.id if account.id is not None else known["key"],
+        "id": number_of(account, known["key"], imap) if row is not None else account.id,
         "enabled": account.enabled,
         "mode": known["mode"] if at_work else "none",
         "state": stands if account.enabled else "disabled",
@@ -118,18 +124,19 @@ def _account(
         "messages": known["messages"],
         "synced_at": known["synced_at"] or None,
         "problem": known["problem"] if account.enabled else "",
-        "until": (known["until"] or None) if account.enabled else None,
+        "until": (known["until"] or None) if account.enabled and running else None,  # else nobody tries then
         "demoted": known["demoted"].split(),
         "poison": [each for (key, _), rows in poison.items() if key == known["key"] for each in rows],
     }
 
 
 def _cells(each: dict[str, Any], now: float) -> tuple[str, ...]:
-    problem = [plain(each["problem"])] if each["problem"] else []
+    problem = [undotted(plain(each["problem"]))] if each["problem"] else []
     if each["until"] is not None and each["until"] > now:
-        problem.append(f"next try in {seconds(each['until'] - now)}")
+        problem.append(f"next try in {span(each['until'] - now)}")
     if each["poison"]:
-        problem.append(f"{len(each['poison'])} messages that the server can't give")
+        count = "1 message" if len(each["poison"]) == 1 else f"{len(each['poison'])} messages"
+        problem.append(f"{count} that the server can't give")
     if each["demoted"]:
         problem.append(f"without {', '.join(each['demoted'])}")
     return (
@@ -154,8 +161,13 @@ def _folder(imap: Imap, account: Account, row: tuple[Any, ...], poison: list[dic
     }
 
 
+def span(span_s: float) -> str:
+    """A span for people, in whole seconds."""
+    return seconds(span_s) if span_s >= 10 else f"{max(0.0, span_s):.0f} s"
+
+
 def _age(at: float | None, now: float) -> str:
-    return "never" if not at else f"{seconds(max(0.0, now - at))} ago"
+    return "never" if not at else f"{span(now - at)} ago"
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

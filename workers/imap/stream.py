@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 18
 KEEP_IDLE_S, KEEP_EVERY_S, KEEP_COUNT = 10, 5, 3  # a way that forgets is noticed within half a minute
 UNANSWERED_MS = 25000  # tcp(7), TCP_USER_TIMEOUT
+NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL")  # of OpenSSL, for what is no TLS record
 
 
 class Stream:
@@ -66,6 +67,9 @@ class Stream:
         except ssl.SSLCertVerificationError as error:
             raise Trouble(TLS, f"certificate refused: {error.verify_message}") from None
         except ssl.SSLError as error:
+            if error.reason in NO_TLS:
+                what = f"what answers there speaks no TLS ({error.reason}); see port and tls in mail.toml"
+                raise Trouble(NETWORK, f"TLS failed: {what}") from None
             raise Trouble(NETWORK, f"TLS failed: {error.reason or error}") from None
         except OSError as error:
             raise Lost(f"TLS failed: {reason(error)}") from None

@@ -13,8 +13,8 @@ from workers.imap.limits import Limits
 from workers.imap.log import Log
 from workers.imap.reports import Reports
 from workers.imap.trouble import DISK, NETWORK
-from workers.imap.visit import is_running
-from workers.mail.errors import IO, OK, TRY_AGAIN, USAGE, Refused
+from workers.imap.visit import NO_ACCOUNTS, is_running, number_of, os_refused
+from workers.mail.errors import OK, TRY_AGAIN, USAGE, Refused
 from workers.spool.refusal import store_refused
 from workers.store.bell import ring
 from workers.store.database import CORRUPT, StoreError
@@ -35,6 +35,10 @@ def sync(config: Config, wanted: list[str]) -> int:
     """Brings `wanted` accounts, or all, in step; 0, 75 when some can't be reached, 1 when a person is needed. Raises Refused."""
     imap = config.imap
     accounts = chosen(imap, wanted)
+    if not accounts:
+        where = config.path or "~/.config/semguard/mail.toml"
+        print(f"{NO_ACCOUNTS} {where}" if not imap.accounts else f"nothing to do: all accounts have enabled = false in {where}")
+        return OK
     try:
         while True:
             root = Root(imap.root)
@@ -57,7 +61,7 @@ def sync(config: Config, wanted: list[str]) -> int:
     except StoreError as error:
         raise store_refused(error) from None
     except OSError as error:
-        raise Refused(IO, f"{error.filename or imap.root}: {error.strerror}") from None
+        raise os_refused(error, imap.root) from None
 
 
 def chosen(imap: Imap, wanted: list[str]) -> list[Account]:
@@ -82,6 +86,7 @@ def _pass(config: Config, accounts: list[Account], root: Root) -> int:
     reports = Reports(engine, None)
     try:
         for each in engine.add(accounts):
+            each.id = number_of(each.account, each.key, imap)
             each.ask()
         while not all(_is_over(member) or (member.kind and engine.is_down(member)) for member in engine.members.values()):
             engine.step(1.0)

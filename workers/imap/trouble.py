@@ -10,6 +10,16 @@ DISK = "disk"  # no space, or a file system that can't be written
 SERVER = "server"  # it answers, but not as the protocol asks
 
 
+OUTBOX = "outbox"  # letters that can't be sent, or no such folder: a person has to act; the copies are in step
+
+NO_LOGIN = "it offers no login with a "  # so begins the text where user and secret were not even shown
+
+
+def undotted(text: str) -> str:
+    """A server's words with something behind them: without their own full stop."""
+    return text.rstrip(" .")
+
+
 class Trouble(Exception):
     """An account can't be brought in step now. The text names the server's words, and never a secret.
 

@@ -23,6 +23,10 @@ NO_WORKER = "no worker runs: start guard, or imap-sync run"
 NO_ACCOUNTS = "no accounts: add [[imap.accounts]] with name, host and password_file to"
 
 
+OTHER_USER = "run it as the user who keeps the copies"
+MOVED = 1_000_000_000  # beyond all that people give and databases count up to
+
+
 @contextmanager
 def state(imap: Imap) -> Iterator[SqliteDatabase | None]:
     """The state database, or None when there is none yet: looking makes nothing. Raises Refused."""
@@ -46,6 +50,24 @@ def state_refused(imap: Imap, error: StoreError) -> Refused:
     return store_refused(error)
 
 
+def number_of(account: Account, key: int, imap: Imap) -> int:
+    """The account's number in log and JSON: its `id`, else its key in the state database, moved where that is another's `id`."""
+    if account.id is not None:
+        return account.id
+    taken = {each.id for each in imap.accounts}
+    while key in taken:
+        key += MOVED
+    return key
+
+
+def os_refused(error: OSError, path: str) -> Refused:
+    """What an error of the file system means for a command; `path` is where it was at work."""
+    what = f"{error.filename or path}: {error.strerror}"
+    if isinstance(error, PermissionError):
+        return Refused(NOT_ALLOWED, f"{what}; {OTHER_USER}")
+    return Refused(IO, what)
+
+
 def is_running(imap: Imap) -> bool:
     """Whether a worker, or a `sync`, has the root. A shared lock, so that two who look don't take each other for one."""
     try:
@@ -53,7 +75,7 @@ def is_running(imap: Imap) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise Refused(NOT_ALLOWED, f"{imap.root}: {error.strerror}; run it as the user who keeps the copies") from None
+        raise Refused(NOT_ALLOWED, f"{imap.root}: {error.strerror}; {OTHER_USER}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -103,5 +125,5 @@ def _exists(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise Refused(NOT_ALLOWED, f"{path}: {error.strerror}; run it as the user who keeps the copies") from None
+        raise Refused(NOT_ALLOWED, f"{path}: {error.strerror}; {OTHER_USER}") from None
     return True
