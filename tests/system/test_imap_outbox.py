@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -184,8 +185,48 @@ def test_what_cannot_be_sent_stays_is_told_once_and_holds_up_nothing(new_post: C
         assert part in why
     explained = post.syncer.run("why", "alice").stdout
     assert explained.count("of To send is not sent") == len(BAD)
-    post.user.expunge("To send", "1:4")
-    wait_until(lambda: post.syncer.rows("SELECT * FROM imap_outbox") == [], "what is gone is forgotten", 30)
+    post.syncer.sync(status=1)
+    assert problem(post) == ("waiting", "4 messages of To send can't be sent: no recipient in To, Cc or Bcc")
+    post.user.flag("To send", "1", "\\Deleted")
+    post.user.expunge("To send", "2:4")
+    wait_until(lambda: post.syncer.rows("SELECT * FROM imap_outbox WHERE uid > 1") == [], "what is gone is forgotten", 30)
+    post.syncer.sync()
+    assert problem(post) == ("in step", "")
+
+
+def problem(post: Post) -> tuple[str, str]:
+    """State and problem of the account, as `status` tells them."""
+    (account,) = json.loads(post.syncer.run("status", "--json").stdout)["accounts"]
+    return account["state"], account["problem"]
+
+
+def test_one_pass_tells_of_what_cannot_be_sent_each_time_until_it_is_gone(new_post: Callable[..., Post]) -> None:
+    post = new_post()
+    post.user.append("To send", BAD["nobody"])
+    for _ in range(2):
+        post.syncer.sync(status=1)
+        assert problem(post) == ("waiting", "1 message of To send can't be sent: no recipient in To, Cc or Bcc")
+        assert post.syncer.rows("SELECT kind, synced_at > 0 FROM imap_account") == [("outbox", 1)]  # the copy is in step
+        assert "can't be sent: no recipient in To, Cc or Bcc" in post.syncer.run("status").stdout
+    post.user.expunge("To send", "1")
+    post.syncer.sync()
+    assert problem(post) == ("in step", "")
+
+
+def test_an_outbox_that_the_server_lacks_is_a_problem_until_it_is_there(new_post: Callable[..., Post]) -> None:
+    post = new_post('outbox = "Out"')
+    post.syncer.sync(status=1)
+    assert problem(post) == ("waiting", "has no folder Out: nothing is sent from there")
+    explained = post.syncer.run("why", "alice").stdout
+    assert "has no folder Out: nothing is sent from there" in explained
+    assert "Make that folder on the server, or put outbox right at [[imap.accounts]]" in explained
+    assert "it has no folder Out" in post.syncer.run("check").stdout
+    post.start_sync()
+    wait_until(lambda: post.syncer.rows("SELECT mode, kind FROM imap_account") == [("notify", "outbox")], "it is told", 30)
+    post.syncer.sync(status=1)
+    post.user.create("Out")
+    post.syncer.sync()
+    assert problem(post) == ("in step", "")
 
 
 def test_a_mail_that_fails_is_moved_too_and_one_that_waits_is_not(

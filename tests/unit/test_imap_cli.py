@@ -255,7 +255,11 @@ def test_why_tells_the_problem_until_when_and_what_to_do(run: Run, books: Callab
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("network", "The next sync or run tries it again; if"), ("server", "The next sync or run"), ("disk", "; then: imap-sync sync")],
+    [
+        ("network", "The next sync or run tries it again; if"),
+        ("server", "The next sync or run"),
+        ("disk", "; then: imap-sync sync"),
+    ],
 )
 def test_without_a_worker_nothing_happens_by_itself(run: Run, books: Callable[..., None], kind: str, said: str) -> None:
     books("UPDATE imap_account SET state = 'paused', kind = ?, problem = 'it said no', until = ?", kind, time.time() + 600)
@@ -278,7 +282,10 @@ def test_why_prints_no_command(run: Run, folder: Path, books: Callable[..., None
 
 def test_letters_that_cannot_be_sent_are_told_with_what_to_do(run: Run, books: Callable[..., None]) -> None:
     books("UPDATE imap_account SET kind = 'outbox', problem = '1 message of Out can''t be sent: no recipient'")
-    books("INSERT INTO imap_outbox (account, folder, epoch, uid, size_bytes, date, why) VALUES (1, 'Out', 9, 4, 5, 6, 'no recipient')")
+    books(
+        "INSERT INTO imap_outbox (account, folder, epoch, uid, size_bytes, date, why) VALUES (1, ?, 9, 4, 5, 6, 'no recipient')",
+        b"Out",
+    )
     text = run("why", "alice")[1]
     assert "Message 4 of Out is not sent: no recipient. Save it again when that is put right." in text
     assert "put outbox right" not in text

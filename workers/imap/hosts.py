@@ -1,4 +1,4 @@
-"""PURE: paces connections to a host: few at once, and when it is down one account asks for all."""
+"""Paces connections to a host: few at once, and when it is down one account asks for all. Times are given to it."""
 
 from __future__ import annotations
 

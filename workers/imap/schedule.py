@@ -1,4 +1,4 @@
-"""PURE: when what is due. The intervals of [imap] are a safety net below push, and the only thing where there is none."""
+"""When what is due, by the time that is given. The intervals of [imap] are a safety net below push, and the only thing where there is none."""
 
 from __future__ import annotations
 
