@@ -20,6 +20,11 @@ import pytest
 INSIDE = "SEMGUARD_TESTS_INSIDE"
 UNSHARE = ["unshare", "--ipc", "--pid", "--mount-proc", "--fork", "--kill-child"]
 TESTS = Path(__file__).parent
+OWN_PARTS = {
+    "imap's many accounts": "test_imap_many.py",
+    "imap's worker": "test_imap_running.py",
+    "imap's faults": "test_imap_faults.py",
+}
 MAIL = ("test_mail_", "test_connect", "test_smtp_spool")
 
 
@@ -63,14 +68,19 @@ def _run_parts(arguments: list[str], folder: Path) -> int:
 
 
 def _parts() -> dict[str, list[str]]:
-    """The test files of each part; what has no part of its own is guard's."""
-    parts: dict[str, list[str]] = {"imap": [], "imap's faults": [], "mail": [], "guard": []}
+    """The test files of each part, the longest ones first; what has no part of its own is guard's."""
+    parts: dict[str, list[str]] = {name: [] for name in (*OWN_PARTS, "imap", "mail", "guard")}
     for path in sorted((TESTS / "system").glob("test_*.py")):
-        name = "imap" if path.name.startswith("test_imap_") else "mail" if path.name.startswith(MAIL) else "guard"
-        name = "imap's faults" if path.name == "test_imap_faults.py" else name
-        parts[name].append(str(path))
+        parts[_part(path.name)].append(str(path))
     parts["guard"] += [str(TESTS / "unit"), str(TESTS / "contract")]
     return parts
+
+
+def _part(name: str) -> str:
+    for part, file in OWN_PARTS.items():
+        if name == file:
+            return part
+    return "imap" if name.startswith("test_imap_") else "mail" if name.startswith(MAIL) else "guard"
 
 
 def _command(arguments: list[str]) -> list[str]:

@@ -215,6 +215,8 @@ class Connection:
                 taker(response)
             elif response.tag in self._names:
                 self._ended[response.tag] = response
+            elif not self._count and self._take is not None:  # we have said nothing: these are no words of IMAP
+                self._take(response)
             return
         if response.kind == b"BYE":
             self._bye = self.shown(response.text)

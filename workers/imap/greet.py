@@ -40,12 +40,7 @@ def open_connection(
     try:
         if account.tls == "tls":
             _start_tls(account, connection, limits)
-        greeting = connection.greeting()
-        if greeting.kind == b"BYE":
-            raise Trouble(NETWORK, f"it takes no connection: {connection.shown(greeting.text)}", backoff_s(greeting.text))
-        if greeting.kind not in (b"OK", b"PREAUTH"):
-            said = connection.shown(greeting.kind + b" " + greeting.text)
-            raise Trouble(SERVER, f"it greets with {said}: is that an IMAP port? See host, port and tls in mail.toml")
+        greeting = _greeting(connection)
         known = _announced(greeting)
         connection.capabilities = known or _asked(connection)
         if account.tls in ("starttls", "opportunistic"):
@@ -63,6 +58,22 @@ def open_connection(
         connection.close()
         raise
     return connection
+
+
+def _greeting(connection: Connection) -> Response:
+    """The first words of the server, when they are a welcome. Raises Trouble."""
+    try:
+        greeting = connection.greeting()
+    except Lost as lost:
+        if lost.silent and not connection.stream.is_tls:
+            raise Lost(f"{lost}: does it wait for TLS? See port and tls in mail.toml", silent=True) from None
+        raise
+    if greeting.kind == b"BYE":
+        raise Trouble(NETWORK, f"it takes no connection: {connection.shown(greeting.text)}", backoff_s(greeting.text))
+    if greeting.tag != b"*" or greeting.kind not in (b"OK", b"PREAUTH"):
+        said = connection.shown(b" ".join((greeting.tag, greeting.kind, greeting.text)))
+        raise Trouble(SERVER, f"it greets with {said}: is that an IMAP port? See host, port and tls in mail.toml")
+    return greeting
 
 
 def _start_tls(account: Account, connection: Connection, limits: Limits) -> None:
