@@ -69,10 +69,10 @@ def _run_parts(arguments: list[str], folder: Path) -> int:
 
 def _parts() -> dict[str, list[str]]:
     """The test files of each part, the longest ones first; what has no part of its own is guard's."""
-    parts: dict[str, list[str]] = {name: [] for name in (*OWN_PARTS, "imap", "mail", "guard")}
+    parts: dict[str, list[str]] = {name: [] for name in (*OWN_PARTS, "imap", "mail", "guard", "units")}
     for path in sorted((TESTS / "system").glob("test_*.py")):
         parts[_part(path.name)].append(str(path))
-    parts["guard"] += [str(TESTS / "unit"), str(TESTS / "contract")]
+    parts["units"] += [str(TESTS / "unit"), str(TESTS / "contract")]
     return parts
 
 

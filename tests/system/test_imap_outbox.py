@@ -256,7 +256,7 @@ def test_the_same_message_twice_is_one_letter(new_post: Callable[..., Post]) -> 
     post.user.append("To send", letter("same"))  # also long afterwards
     wait_until(lambda: post.sent() == ["same"] * 4, "it is moved again", 30)
     assert Counter(post.sink.tags()) == {"same": 2}
-    assert "was sent before" in post.syncer.logged()
+    wait_until(lambda: "was sent before" in post.syncer.logged(), "it is told", 10)
 
 
 @pytest.mark.parametrize("off", [(), ("MOVE", "UIDPLUS")], ids=["all", "no MOVE"])

@@ -98,7 +98,7 @@ class Download:
                 except Declined as declined:
                     if is_throttling(declined.code, str(declined)):
                         raise enough_for_now(declined) from None
-                    self._blame(str(declined))
+                    self._blame_or_miss(str(declined))
                 except Lost as lost:
                     self._blame(str(lost), silent=lost.silent)
                     raise
@@ -160,21 +160,36 @@ class Download:
                 self.missing.append(uid)
         self._caution.went_well()
 
-    def _blame(self, why: str, *, silent: bool = False) -> None:
-        """The command in hand failed: what came before counts; a single message that fails again is poison."""
+    def _blame_or_miss(self, why: str) -> None:
+        """After a NO: a message that is there no more is none that the server can't give. Raises Declined, Lost."""
+        uid = self._blame(why)
+        if uid is not None:
+            poison = self.poison.pop()
+            if self._is_there(uid):
+                self.poison.append(poison)
+            else:
+                self.missing.append(uid)
+
+    def _is_there(self, uid: int) -> bool:
+        """Whether the server still names a message that it refuses. Raises Declined when it is the folder that it refuses."""
+        return any(each.uid == uid for each in self._session.facts(b"UID FETCH %d (UID FLAGS)" % uid))
+
+    def _blame(self, why: str, *, silent: bool = False) -> int | None:
+        """The command in hand failed: what came before counts; a single message that fails again is poison: its UID."""
         self.blames = True
         self._drop_open()
         self.left = sets.minus(self.left, sets.of(sorted(self._taken)))
         if self._too_big:
-            return
+            return None
         asked = sets.minus(self._asked[0], sets.of(sorted(self._taken))) if self._asked else []
         if not asked:
-            return
+            return None
         uid = self._caution.failed(asked, silent=silent)
         if uid is not None:
             self.poison.append((uid, why))
             self.left = sets.minus(self.left, [(uid, uid)])
             self._caution.size = 8
+        return uid
 
     def _open_literal(self, head: bytes, size_bytes: int) -> Write | None:
         if not head.rstrip().upper().endswith(b"BODY[]"):

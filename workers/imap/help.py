@@ -37,8 +37,8 @@ SYNC_HELP = """\
 usage: imap-sync sync [ACCOUNT...]
 
 One pass of these accounts, or of all that are enabled: new messages, flags, what is gone, folders. A line for each folder
-that was opened. Beside a running worker, that one makes the pass, and this command waits for it. Without any account that is
-enabled there is nothing to do: it says what to add to mail.toml, and ends with 0.
+that was opened. Beside a running worker, that one makes the pass, and this command waits for it. Without any account
+that is enabled there is nothing to do: it says what to add to mail.toml, and ends with 0.
 
 Exit status: 0 all in step; 75 some could not be reached, or the disk is full: try again; 1 something needs a person: a
 wrong password, a bad certificate, a message that the server can't give, a letter in the outbox that can't be sent; 64 wrong
@@ -54,8 +54,9 @@ A line for each account of mail.toml: how it stands, how news of it come, what i
              "state": "in step" | "syncing" | "waiting" | "paused" | "disabled",
              "folders", "messages", "synced_at", "problem", "until", "demoted": [EXTENSION],
              "poison": [{"folder", "uid", "why", "tries", "since", "next_try"}]}]}
-             Times are Unix seconds, or null. running: whether a worker is at work. demoted: what the server offers and
-             contradicts itself with. poison: messages that the server can't give.
+             Times are Unix seconds, or null; until is null when no worker is there to try again. running: whether one
+             is at work. demoted: what the server offers and contradicts itself with. poison: messages that the server
+             can't give.
 
 Exit status: 0; 64 wrong usage, 74 or 75 the state database can't be read, 77 not allowed, 78 mistake in the config.
 """

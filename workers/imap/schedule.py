@@ -1,4 +1,4 @@
-"""When what is due, by the time that is given. The intervals of [imap] are a safety net below push, and the only thing where there is none."""
+"""When what is due, by the time that is given. The intervals of [imap] are a safety net below push, else all there is."""
 
 from __future__ import annotations
 
