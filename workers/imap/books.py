@@ -271,7 +271,7 @@ class Books:
         def work(transaction: Transaction) -> list[tuple[str, Row] | None]:
             found: list[tuple[str, Row] | None] = []
             for date, identity in wanted:
-                rows = transaction.run("books.same_identity", (date, identity, account))
+                rows = transaction.run("books.same_identity", (identity, date, account))
                 if not rows:
                     found.append(None)
                     continue

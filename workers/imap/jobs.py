@@ -11,7 +11,7 @@ from workers.imap.greet import open_connection
 from workers.imap.session import Session
 from workers.imap.stream import READ_BYTES
 from workers.imap.trouble import DISK, SERVER, Declined, Lost, Trouble
-from workers.store.database import StoreError
+from workers.store.database import BUSY, FULL, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,11 @@ def perform(job: Job, env: Env, buffer: bytearray) -> None:
     except Declined as declined:
         passing = is_throttling(declined.code, str(declined))
         job.error = enough_for_now(declined) if passing else Trouble(SERVER, str(declined))
-    except (Trouble, StoreError) as error:
+    except StoreError as error:
+        waits = error.kind in (FULL, BUSY)  # as a full disk: what was not written is fetched again
+        job.error = Trouble(DISK, str(error)) if waits else error
+        _close(job)
+    except Trouble as error:
         job.error = error
     except OSError as error:
         job.error = Trouble(DISK, f"{error.filename or env.root.path}: {error.strerror or error}")

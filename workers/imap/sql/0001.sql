@@ -53,8 +53,9 @@ CREATE TABLE imap_message (
     identity    BLOB,                            -- EMAILID or X-GM-MSGID
     PRIMARY KEY (folder, epoch, uid)
 ) WITHOUT ROWID;
--- By time, since what arrives together lies together; a content that is here already is found by date and size.
-CREATE INDEX imap_message_date ON imap_message (date, size_bytes);
+-- A content that is here already is found by these; by time first, since what arrives together lies together.
+CREATE INDEX imap_message_content ON imap_message (date, size_bytes, digest);
+CREATE INDEX imap_message_identity ON imap_message (identity) WHERE identity IS NOT NULL;
 
 CREATE TABLE imap_poison (
     folder      INTEGER NOT NULL REFERENCES imap_folder (id),

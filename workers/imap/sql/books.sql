@@ -56,7 +56,8 @@ SELECT uid FROM imap_message WHERE folder = ? AND epoch = ? AND uid >= ? ORDER B
 -- name: messages
 SELECT uid, size_bytes, date, flags, digest FROM imap_message WHERE folder = ? AND epoch = ? AND uid BETWEEN ? AND ? ORDER BY uid;
 -- name: old_messages
-SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message WHERE folder = ? AND epoch <> ?;
+SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message WHERE folder = ?1 AND epoch < ?2
+    UNION ALL SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message WHERE folder = ?1 AND epoch > ?2;
 -- name: has_old
 SELECT 1 FROM imap_message WHERE folder = ?1 AND (epoch < ?2 OR epoch > ?2) LIMIT 1;
 -- name: add_message
@@ -70,7 +71,7 @@ SELECT f.path, m.epoch, m.uid, m.size_bytes, m.date, m.flags FROM imap_message m
     WHERE m.date = ? AND m.size_bytes = ? AND m.digest = ? AND f.account = ? LIMIT 1;
 -- name: same_identity
 SELECT f.path, m.epoch, m.uid, m.size_bytes, m.date, m.flags, m.digest FROM imap_message m JOIN imap_folder f ON f.id = m.folder
-    WHERE m.date = ? AND m.identity = ? AND f.account = ? LIMIT 1;
+    WHERE m.identity = ? AND m.date = ? AND f.account = ? LIMIT 1;
 -- name: poison
 SELECT uid, tries, next_try, why FROM imap_poison WHERE folder = ? AND epoch = ? ORDER BY uid;
 -- name: add_poison
