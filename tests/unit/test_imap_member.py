@@ -210,3 +210,13 @@ def test_debug_lines_carry_the_accounts_id(books: Books, tmp_path: Path) -> None
     assert lines == [("> NOOP", 4711)]
     account.log_level = None
     assert Member(account, Imap(str(tmp_path)), row, folders, lambda *_: None).debug is None
+
+
+def test_work_for_a_folder_that_is_gone_is_over(member: Member) -> None:
+    member.look_at = FAR
+    member.want(7, HIGH)
+    member.want(-1, SEND)
+    member.owed = {7}
+    member.folder_problems[7] = "no"
+    member.take_folders({})
+    assert (chosen(member), member.owed, member.folder_problems) == (-1, set(), {})

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Take = Callable[[Response], None]
 
+READS_AT_ONCE = 64
 TEXT_BYTES = 64 << 20  # of all that is no message in the answer to one command
 NON_SYNC_BYTES = 4096  # RFC 7888 5: LITERAL- takes no more at once
 
@@ -147,13 +148,14 @@ class Connection:
         return found[0]
 
     def read_now(self) -> None:
-        """Takes what has come, without waiting; for the hub. Raises Lost."""
-        while True:
+        """Takes what has come, without waiting; for the hub, which a flood must not hold. Raises Lost."""
+        for _ in range(READS_AT_ONCE):
             try:
                 if not self._read(0.0):
                     raise Lost(self._bye or "closed by the server")
             except BlockingIOError:
                 return
+        raise Lost("it does not stop to speak, though nothing was asked")
 
     def is_over(self, tag: bytes) -> bool:
         """Whether the command `tag` has come to its end."""

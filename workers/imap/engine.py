@@ -130,6 +130,8 @@ class Engine:
                 until = min(until, member.until)
             elif not member.looking and not member.tasks and member.look_at > now:
                 until = min(until, member.look_at)
+            elif member.sessions and self.crew.has_room() and (task := member.next_task(now)) is not None and task[2]:
+                return 0.0  # news that a connection has brought when it was put to rest
             elif member.running or not member.connections:
                 joins = max((job.started + ALONE_S for job in member.running.values()), default=0.0)
                 until = min([until, *(at for at in (joins, self._host(member).next_at()) if at > now)])

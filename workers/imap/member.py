@@ -129,6 +129,15 @@ class Member:
         task.priority = min(task.priority, priority)
         task.full |= full
 
+    def take_folders(self, folders: dict[int, Folder]) -> None:
+        """The folders as they are now; what was to be done for others is over."""
+        self.folders = folders
+        for number in [each for each in self.tasks if each > 0 and each not in folders]:
+            del self.tasks[number]
+            self.owed.discard(number)
+        for number in [each for each in self.folder_problems if each > 0 and each not in folders]:
+            del self.folder_problems[number]
+
     def next_task(self, now: float) -> tuple[int, float, int] | None:
         """The most urgent thing to do: priority, since when, and a folder or 0 for a look; None when there is nothing to do."""
         if self.until > now or self.looking:

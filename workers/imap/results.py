@@ -69,7 +69,7 @@ class Results:
         member, found, session = job.member, job.found, job.session
         if found is None or session is None:
             return
-        member.folders = found.folders
+        member.take_folders(found.folders)
         mailing.looked(job, self._log)
         for text, folder_id in found.said:
             self._log.say(text, member.id, folder_id, thread=job.thread)
