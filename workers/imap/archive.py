@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 
 from workers.imap.letters import file_name, parse
 from workers.imap.syncing import Syncer
@@ -220,9 +221,12 @@ class Box:
             if path is None:
                 continue
             if not done:
-                for each in ("tmp", "new", "cur"):
-                    make_folder(os.path.join(self._removed, each))
-            os.rename(path, os.path.join(target, name))
+                self._make_removed()
+            try:
+                os.rename(path, os.path.join(target, name))
+            except FileNotFoundError:  # the pruner took the folder away, since it was empty
+                self._make_removed()
+                os.rename(path, os.path.join(target, name))
             if os.path.lexists(path):  # both were names of one file: rename(2) does nothing then
                 os.unlink(path)
             done += 1
@@ -230,6 +234,10 @@ class Box:
             sync_folder(target)
             sync_folder(self.cur)
         return done
+
+    def _make_removed(self) -> None:
+        for each in ("tmp", "new", "cur"):
+            make_folder(os.path.join(self._removed, each))
 
     def remove_all(self) -> int:
         """Moves the whole folder to `.removed`; how many messages it had."""
@@ -277,7 +285,8 @@ def prune_removed(account: str, keep_s: float) -> int:
 
 def _drop_if_empty(folder: str) -> None:
     if os.path.basename(folder) not in ("cur", "new", "tmp") and not any(files for _, _, files in os.walk(folder)):
-        for name in ("cur", "new", "tmp"):
-            if os.path.isdir(os.path.join(folder, name)):
-                os.rmdir(os.path.join(folder, name))
-        os.rmdir(folder)
+        with suppress(OSError):  # something has come meanwhile
+            for name in ("cur", "new", "tmp"):
+                if os.path.isdir(os.path.join(folder, name)):
+                    os.rmdir(os.path.join(folder, name))
+            os.rmdir(folder)

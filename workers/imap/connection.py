@@ -44,6 +44,7 @@ class Connection:
         self.capabilities: frozenset[bytes] = frozenset()
         self.doing = "greeting"
         self.moved_at = time.monotonic()  # when something was last sent or received
+        self.deadline: float | None = None  # monotonic: of all that is said before the login is over
         self.hide: Callable[[str], str] = str
         self._limits = limits
         self._heard = heard
@@ -180,6 +181,8 @@ class Connection:
             now = time.monotonic()
             allowed = self._limits.command_s + (self.stream.received_bytes - first) / LEAST_RATE
             left = started + allowed - now
+            if self.deadline is not None:
+                left = min(left, self.deadline - now)
             if left <= 0:
                 raise Lost(f"{self.doing}: no end of the answer within {allowed:.0f} s", silent=True)
             if self._reader.text_bytes - first_text > TEXT_BYTES:

@@ -36,6 +36,8 @@ STAGGER_S = 10.0
 ACCOUNTS_A_SECOND = 20.0  # that come back together
 ALONE_S = 1.0  # a job that lasts longer may be joined by one on a second connection
 END_S = 5.0
+SOON_S = 30.0
+JUMPED = "the clock has jumped"
 
 
 class Engine:
@@ -140,14 +142,14 @@ class Engine:
     def _dispatch(self) -> None:
         """Gives the threads what is most urgent; what has no work then is put to rest."""
         now = time.monotonic()
+        full = sum(len(member.tasks) for member in self.members.values()) >= self.imap.threads * self.imap.tasks_per_thread
         leaving = {job.member.key for job in self.crew.busy if self.members.get(job.member.account.name) is not job.member}
         wishes = [
             (*task, member)
             for member in self.members.values()
-            if member.key not in leaving and (task := member.next_task(now)) is not None
+            if member.key not in leaving and (task := member.next_task(now, looks=not full)) is not None
         ]
         wishes.sort(key=lambda wish: wish[:2])
-        full = sum(len(member.tasks) for member in self.members.values()) >= self.imap.threads * self.imap.tasks_per_thread
         for priority, _, folder, member in wishes:
             if not folder and full:
                 continue  # what was found already is done first
@@ -166,6 +168,7 @@ class Engine:
             task = member.tasks.get(number)
             if number == OUTBOX and (member.post is None or member.post.folder is None):
                 del member.tasks[number]  # it is not there any more
+                member.owed.discard(number)
                 following = member.next_task(now)
                 continue
             job = self._job(member, number, task)
@@ -355,16 +358,20 @@ class Engine:
         """A connection at rest has ended: a new one is made soon, though not those of all accounts in one moment."""
         if member.debug is not None:
             member.debug(f"connection at rest: {why}")
+        soon = time.monotonic() - session.rested_at < SOON_S and why != JUMPED
+        member.cuts = member.cuts + 1 if soon else 0
         self.close_session(member, session, politely=False)
-        spread_s = min(STAGGER_S, len(self.members) / ACCOUNTS_A_SECOND)
-        member.look_at = min(member.look_at, time.monotonic() + random.uniform(0.0, spread_s))
+        pause_s = random.uniform(0.0, min(STAGGER_S, len(self.members) / ACCOUNTS_A_SECOND))
+        if member.cuts > 1:  # a server that lets log in and then hangs up is not asked as fast as it can
+            pause_s += schedule.backoff_s(member.cuts, random.random())
+        member.look_at = min(member.look_at, time.monotonic() + pause_s)
 
     def _reconnect_all(self, jumped_s: float) -> None:
         """The machine has slept: the servers have not, and no connection is what it seems."""
         self.log.say(f"the clock has jumped by {seconds(jumped_s)}: all connections are made anew")
         for member in self.members.values():
             for session in list(member.sessions):
-                self._lost_at_rest(member, session, "the clock has jumped")
+                self._lost_at_rest(member, session, JUMPED)
             if member.kind == NETWORK:
                 member.until = 0.0
         for job in self.crew.busy:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from workers.imap.sets import Ranges
 
 WINDOW = 5000
+PART = 20000  # messages that are looked for here and fetched, before the next ones
 LOOKS = 3
 NO_CONTENT = "the server lists it and gives no content"
 
@@ -179,9 +180,16 @@ class FolderPass:
             server = self._believed(state, low)
         missing, gone = plan.compare(server, self._books.uids(folder, low), self._waiting_poison(server if low == 1 else None))
         self._expunge(gone)
-        if missing:
-            missing, self.outcome.healed = heal.from_here(self._session, self._box, self._books, folder, self._account, missing)
-        return not missing or self._download(missing, enough, most_bytes)
+        while missing:
+            part, missing = sets.take(missing, PART, sets.MOST_UID)
+            part, healed = heal.from_here(self._session, self._box, self._books, folder, self._account, part)
+            self.outcome.healed += healed
+            if part and not self._download(part, enough, most_bytes):
+                return False
+            if missing and enough():
+                self.outcome.more = True
+                return False
+        return True
 
     def _believed(self, state: State, low: int) -> Ranges:
         """The UIDs from `low` up that the server has. Raises Trouble when that are others than it counts."""

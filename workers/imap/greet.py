@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from binascii import a2b_base64, b2a_base64
 
 from workers.imap import sasl
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from workers.imap.connection import Take
     from workers.mail.imap_config import Account
 
+LOGIN_S = 180.0  # from the greeting to the end of the login, however slowly it is said
 ABOUT_MECHANISM = frozenset((b"CANNOT",))
 
 
@@ -37,6 +39,7 @@ def open_connection(
     stream = connect(account.host, account.port, limits.connect_s)
     connection = Connection(stream, limits, heard, debug)
     connection.lend(buffer)
+    connection.deadline = time.monotonic() + LOGIN_S
     try:
         if account.tls == "tls":
             _start_tls(account, connection, limits)
@@ -57,6 +60,7 @@ def open_connection(
     except BaseException:
         connection.close()
         raise
+    connection.deadline = None
     return connection
 
 

@@ -86,10 +86,8 @@ class Hub:
                     self._lost(member, session, str(lost))
 
     def close(self) -> None:
-        """Lets the descriptors go."""
+        """Waits no more. The wake-up pipe stays: a thread that is late may still write to it, and never to another file."""
         self._selector.close()
-        os.close(self._wake)
-        os.close(self.wake_fd)
 
     def _hear(self, member: Member, session: Session) -> None:
         connection = session.connection

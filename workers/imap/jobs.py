@@ -140,10 +140,16 @@ def _folder(job: Job, env: Env) -> None:
     if env.root.is_full():
         raise Trouble(DISK, f"{env.root.path}: the disk is full; goes on when there is space")
     box = env.root.box(member.account.name, folder.path)
-    until = time.monotonic() + SLICE_S
+    until = 0.0
+
+    def enough() -> bool:  # its time begins with the first fetch, so that each pass gets on
+        nonlocal until
+        until = until or time.monotonic() + SLICE_S
+        return time.monotonic() > until
+
     the_pass = FolderPass(session, box, env.books, folder, member.key, member.caution(folder))
     job.outcome = the_pass.outcome
-    the_pass.run(full=job.full, enough=lambda: time.monotonic() > until, most_bytes=env.limits.message_bytes)
+    the_pass.run(full=job.full, enough=enough, most_bytes=env.limits.message_bytes)
 
 
 def _watch(job: Job, _: Env) -> None:

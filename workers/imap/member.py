@@ -73,6 +73,7 @@ class Member:
         self.mode = "none"
         self.told: tuple[object, ...] = ()
         self.losses = 0  # connections lost in a row in passes of folders
+        self.cuts = 0  # connections in a row that ended soon after they were put to rest
         self.token_refused = False
         self.contradictions: set[str] = set()  # extensions with which the server contradicted itself once
         self.folder_problems: dict[int, str] = {}
@@ -138,13 +139,13 @@ class Member:
         for number in [each for each in self.folder_problems if each > 0 and each not in folders]:
             del self.folder_problems[number]
 
-    def next_task(self, now: float) -> tuple[int, float, int] | None:
+    def next_task(self, now: float, *, looks: bool = True) -> tuple[int, float, int] | None:
         """The most urgent thing to do: priority, since when, and a folder or 0 for a look; None when there is nothing to do."""
         if self.until > now or self.looking:
             return None
         free = [(task.priority, task.since, folder) for folder, task in self.tasks.items() if folder not in self.running]
         first = min(free) if free else None
-        if self.look_at > now or (first is not None and first[0] <= schedule.PUSHED):
+        if self.look_at > now or (first is not None and (not looks or first[0] <= schedule.PUSHED)):
             return first
         return None if self.running else (schedule.HIGH, self.look_at, 0)  # a look may rename folders, so it is alone
 

@@ -6,6 +6,7 @@ import faulthandler
 import os
 import signal
 import sys
+import threading
 import time
 
 from workers.imap.archive import Locked, Root, prune_removed
@@ -37,7 +38,6 @@ IDLE_TICK_S = 5.0  # without accounts only the config can bring news
 PRUNE_S = 3600.0
 LOCK_S = 5.0  # for one that is about to end, or only looks whether somebody runs
 RELOAD = -1
-FIRST_LOOK_S = 10.0  # over which the first looks of many accounts are spread
 
 
 def run(config: Config) -> int:
@@ -80,6 +80,7 @@ class Worker:
         self._stamp = self._seen = config.stamp
         self._file = os.stat(self._imap.state).st_ino
         self._pruned_at = 0.0
+        self._pruner: threading.Thread | None = None  # it reads whole folders, for which no account has to wait
 
     def run(self) -> int:
         """Until a signal or a new config ends it."""
@@ -122,13 +123,17 @@ class Worker:
         self._look_at_wishes()
         self._reports.tick()
         old = self._bell.fd
-        if self._bell.check() and old is not None and self._bell.fd is not None:
+        if self._bell.check() and old is not None:
             self.engine.hub.ignore(old)
-            self.engine.hub.listen(self._bell.fd)
+            if self._bell.fd is not None:
+                self.engine.hub.listen(self._bell.fd)
         now = time.monotonic()
         if self._imap.accounts and (not self._pruned_at or now - self._pruned_at > PRUNE_S):
             self._pruned_at = now
-            self._prune()
+            if self._pruner is None or not self._pruner.is_alive():
+                accounts = [account.name for account in self._imap.accounts]
+                self._pruner = threading.Thread(target=self._prune, args=(accounts, self._imap.keep_deleted_s), daemon=True)
+                self._pruner.start()
 
     def _look_at_wishes(self) -> None:
         """What commands have written into the state database."""
@@ -187,15 +192,16 @@ class Worker:
             for text in self._reports.greet(member):
                 self.log.say(text, member.id)
 
-    def _prune(self) -> None:
-        for account in self._imap.accounts:
+    def _prune(self, accounts: list[str], keep_s: float) -> None:
+        """What was removed long ago goes for good; in a thread of its own."""
+        for name in accounts:
             try:
-                number = prune_removed(os.path.join(self._imap.root, account.name), self._imap.keep_deleted_s)
+                number = prune_removed(os.path.join(self._root.path, name), keep_s)
             except OSError as error:
                 self.log.complain(f"{error.filename}: {error.strerror}")
                 continue
             if number:
-                self.log.say(f"account {plain(account.name)}: {number} removed messages pruned")
+                self.log.say(f"account {plain(name)}: {number} removed messages pruned")
 
     def _asked_to_end(self, _: int, __: FrameType | None) -> None:
         self._ending = OK if self._ending is None else self._ending

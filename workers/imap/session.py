@@ -293,7 +293,8 @@ class Session:
             self._end_idle()
         if self._renewal is not None:
             tag, self._renewal = self._renewal, None
-            self.connection.wait(tag)
+            with suppress(Declined):  # what follows shows whether the connection is of use
+                self.connection.wait(tag)
 
     def renew(self) -> None:
         """Says something, so that neither the server nor a NAT on the way forgets the connection; does not wait."""
@@ -304,7 +305,9 @@ class Session:
             self._renewal = self.connection.send(b"NOOP")
 
     def keep_resting(self) -> None:
-        """What follows from what was heard at rest: a renewal that is answered is over."""
+        """What follows from what was heard at rest: a renewal that is answered is over. Raises Lost, Declined."""
+        if self._idle is not None and self.connection.is_over(self._idle):
+            raise Lost("the server has ended IDLE by itself")
         if self._renewal is not None and self.connection.is_over(self._renewal):
             tag, self._renewal = self._renewal, None
             self.connection.wait(tag)

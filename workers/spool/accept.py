@@ -136,7 +136,10 @@ def _open_way(state: str, group: int) -> None:
 def _group_id(name: str) -> int:
     import grp
 
-    return grp.getgrnam(name).gr_gid
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise StoreError(DENIED, f"spool.group: there is no group {name}") from None
 
 
 def _before(database: sqlite3.Connection) -> int:
