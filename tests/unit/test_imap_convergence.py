@@ -197,3 +197,16 @@ def test_a_first_pass_cut_at_every_step_gets_on(tier: str, kind: str) -> None:
             copy.converge()
         finally:
             copy.die()
+
+
+def test_a_first_number_of_rows_that_is_too_low_proves_nothing() -> None:
+    """Killed behind rows that the folder's own count did not have yet: the old ones must not pass for all."""
+    history: list[tuple[str, Any]] = [
+        *[("server", ("append", 1, 0, 0))] * 2,
+        ("server", ("many", 0, 1, 0)),
+        *[("pass", ((0, "kill", False, False, 0), {}))] * 3,
+        ("server", ("move", 1, 0, 0)),
+        ("server", ("refill", 0, 0, 1)),
+        ("pass", ((55, "kill", False, True, 1), {})),
+    ]
+    play(Server("condstore", identities=True), history, full=False)

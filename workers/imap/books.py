@@ -71,8 +71,8 @@ class Folder:
         self.epochs: int = row[13]
         self.listed = self.name  # as the server has listed it last: INBOX comes in any case
         self.clean = False
-        if row[14] != self.held:  # somebody was at the rows
-            self.mtime_ns = 0
+        if row[14] != self.held:  # one that died here has added some, or somebody was at the rows
+            self.held, self.mtime_ns = row[14], 0
 
     def seen(self) -> Seen:
         """What the plan is made of."""

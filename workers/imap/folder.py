@@ -140,13 +140,11 @@ class FolderPass:
         for low, high in _spans(sorted(wanted)):
             for row in self._books.rows(folder, low, high):
                 flags = wanted.get(row.uid, row.flags)
-                if flags == row.flags:
-                    continue
                 old = name_of(folder.epoch, (row.uid, row.size_bytes, row.date, row.flags))
                 new = name_of(folder.epoch, (row.uid, row.size_bytes, row.date, flags))
-                if old != new:
-                    self._box.rename(old, new)
-                changes.append((row.uid, flags))
+                self._box.rename(old, new)  # also to the same: one that died between name and row has left another one
+                if flags != row.flags:
+                    changes.append((row.uid, flags))
         if changes:
             self._books.set_flags(folder, changes)
             self.outcome.flagged += len(changes)
