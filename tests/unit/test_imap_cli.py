@@ -160,6 +160,7 @@ def test_without_accounts_it_is_told_what_to_do(run: Run, folder: Path) -> None:
         status, out, _ = run(*words)
         assert status == 0
         assert f"add [[imap.accounts]] with name, host and password_file to {folder / 'mail.toml'}" in out
+        assert "complete" not in out  # nothing was compared
     assert json.loads(run("status", "--json")[1]) == {"version": 1, "running": False, "accounts": []}
 
 

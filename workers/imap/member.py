@@ -59,7 +59,6 @@ class Member:
         self.tasks: dict[int, Task] = {}
         self.look_at = 0.0  # monotonic: when the folders are looked at next
         self.looking = False
-        self.full_look = False  # of everything, since somebody asked
         self.running: dict[int, Job] = {}  # folders in threads
         self.fresh: list[Session] = []  # back from a job, and not yet at rest
         self.sessions: list[Session] = []  # at rest

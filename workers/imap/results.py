@@ -74,7 +74,7 @@ class Results:
         for text, folder_id in found.said:
             self._log.say(text, member.id, folder_id, thread=job.thread)
         imap, now, name = self._engine.imap, time.time(), member.account.name
-        whole = member.full_look or (job.asked > member.answered and tier_of(session) == plan.PLAIN)
+        whole = job.asked > member.answered and tier_of(session) == plan.PLAIN
         for folder in member.folders.values():
             high = matches(member.account.high, folder.name, folder.delimiter)
             low = not high and matches(member.account.low, folder.name, folder.delimiter)
@@ -87,7 +87,6 @@ class Results:
                 self._log.say("received 0 new messages in 0s", member.id, folder.id, thread=job.thread)
         if not member.tasks:
             member.well()  # else it is, when the first folder is in step
-        member.full_look = False
         if job.asked > member.looked:
             member.owed = set(member.tasks)
         member.looked, member.looked_at = job.asked, now

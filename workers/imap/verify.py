@@ -44,7 +44,8 @@ def verify(config: Config, wanted: list[str], *, content: bool) -> int:
     imap = config.imap
     accounts = [named(imap, name) for name in dict.fromkeys(wanted)] or [each for each in imap.accounts if each.enabled]
     if not accounts:
-        _say(f"{NO_ACCOUNTS} {config.path or 'mail.toml'}")
+        _say(f"{NO_ACCOUNTS} {config.path or '~/.config/semguard/mail.toml'}")
+        return OK
     differences, unreached = 0, []
     with state(imap) as books:
         for account in accounts:
