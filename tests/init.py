@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 
 def main(command: list[str]) -> int:
     """Runs the command; its exit status, or 1 if something is left."""
-    subprocess.run(["mount", "-t", "mqueue", "mqueue", "/dev/mqueue"], check=False, capture_output=True)
+    queues = tempfile.mkdtemp()  # a place of our own: not every machine has a /dev/mqueue
+    subprocess.run(["mount", "-t", "mqueue", "mqueue", queues], check=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     suite = os.posix_spawnp(command[0], command, os.environ)
     status = 1
@@ -20,14 +22,16 @@ def main(command: list[str]) -> int:
         if pid == suite:
             status = os.waitstatus_to_exitcode(ended)
             break
-    left = _left_behind()
+    left = _left_behind(queues)
+    subprocess.run(["umount", queues], check=True)
+    os.rmdir(queues)
     for line in left:
         sys.stdout.write(f"left behind by the tests: {line}\n")
     return (status if status >= 0 else 128 - status) or int(bool(left))
 
 
-def _left_behind() -> list[str]:
-    """Processes that have not ended a moment after the suite, semaphore sets, message queues."""
+def _left_behind(queues: str) -> list[str]:
+    """Processes that have not ended a moment after the suite, semaphore sets, and what lies in the folder `queues`."""
     deadline = time.monotonic() + 5
     while (processes := _processes()) and time.monotonic() < deadline:
         try:
@@ -37,9 +41,7 @@ def _left_behind() -> list[str]:
     found = [f"process {text}" for text in processes]
     with open("/proc/sysvipc/sem", encoding="ascii") as file:
         found += [f"semaphore set {line.split()[0]}" for line in file.read().splitlines()[1:]]
-    if os.path.isdir("/dev/mqueue"):
-        found += [f"message queue {name}" for name in os.listdir("/dev/mqueue")]
-    return found
+    return found + [f"message queue {name}" for name in os.listdir(queues)]
 
 
 def _processes() -> list[str]:

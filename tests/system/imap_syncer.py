@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.system.imap_user import MailUser, Message
-from tests.system.mail_servers import DEADLINE_S, ROOT, end
+from tests.system.mail_servers import DEADLINE_S, ROOT, end, take_bell_away
 
 NAME = re.compile(r"(-?\d+)\.V(\d+)U(\d+)\.imap-sync,S=(\d+):2,([A-Z]*)")
 STARTER = """\
@@ -108,9 +108,10 @@ class Syncer:
         return process.wait(DEADLINE_S)
 
     def close(self) -> None:
-        """Ends all."""
+        """Ends all, and takes away the bell that a killed worker left."""
         for process in self._running:
             end(process)
+        take_bell_away(self.database)
 
     def peak_kib(self) -> int:
         """The most memory that the last command had which ended by itself."""

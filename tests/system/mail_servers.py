@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
+
+
+def take_bell_away(database: Path) -> None:
+    """Removes the message queue that a killed worker has left for the next one, which a test does not start."""
+    with suppress(FileNotFoundError, posix_ipc.ExistentialError):
+        posix_ipc.unlink_message_queue(bell_name(str(database)))
 
 
 class Sink:
@@ -265,5 +272,4 @@ class Spool:
         """Ends all senders and takes away the bell that a killed one left."""
         for process in self.senders:
             end(process)
-        if self.database.exists() and self.has_bell():
-            posix_ipc.unlink_message_queue(bell_name(str(self.database)))
+        take_bell_away(self.database)
