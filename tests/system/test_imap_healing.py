@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,6 +19,9 @@ from tests.system.imap_servers import Dovecot
 from tests.system.imap_syncer import Syncer
 from tests.system.imap_user import MailUser
 from tests.system.mail_held import Disk
+from tests.system.mail_servers import DEADLINE_S, wait_until
+from workers.imap.archive import Root
+from workers.imap.books import open_state
 
 __all__ = ["syncer"]
 
@@ -317,3 +321,33 @@ def test_one_worker_has_the_archive_and_sync_asks_it(syncer: Syncer, user: MailU
     second = syncer.start()
     assert second.wait(20) not in (0, -signal.SIGKILL)
     assert syncer.stop(process) == 0
+
+
+def test_sync_waits_for_a_worker_that_has_not_yet_taken_on_its_accounts(syncer: Syncer, user: MailUser) -> None:
+    fill(user, "INBOX", 3)
+    open_state(str(syncer.database)).close()
+    with closing(Root(str(syncer.root))) as root:
+        root.lock()  # as a worker does first
+        process = syncer.start("sync")
+        wait_until(lambda: process.poll() is not None or asked(syncer) == [(1, 0)], "it has asked")
+        assert process.poll() is None
+    assert process.wait(DEADLINE_S) == 0
+    syncer.assert_mirrors(user)
+
+
+def test_what_was_asked_before_the_worker_began_is_answered_after_a_pass(syncer: Syncer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        syncer.environment["SEMGUARD_IMAP_LIMITS"] = "stall=1 command=1 connect=1"
+        syncer.account("alice", silent.getsockname()[1])
+        with closing(open_state(str(syncer.database))) as database:
+            database.run("books.add_account", ("alice",))
+            database.run("books.ask", ("alice",))
+        process = syncer.start()
+        wait_until(lambda: asked(syncer) == [(1, 1)], "it has answered")
+        assert syncer.rows("SELECT kind FROM imap_account") == [("network",)]
+    assert syncer.stop(process) == 0
+
+
+def asked(syncer: Syncer) -> list[tuple[object, ...]]:
+    """The passes asked for and done, of each account."""
+    return syncer.rows("SELECT asked, done FROM imap_account")

@@ -51,7 +51,7 @@ class Member:
         self.debug_until: float = row[3]
         self.asked: int = row[4]
         self.answered: int = row[5] if row[5] < row[4] else row[4]
-        self.looked = self.asked  # the pass of the last look
+        self.looked = self.answered  # the pass of the last look
         self.looked_at = 0.0  # Unix seconds
         self.owed: set[int] = set()  # folders that the look of that pass wanted, and that are not done
         self.id = account.id if account.id is not None else self.key

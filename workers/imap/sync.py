@@ -122,7 +122,9 @@ def _ask(imap: Imap, accounts: list[Account]) -> int | None:
     try:
 
         def work(transaction: SqliteDatabase) -> dict[str, int]:
-            return {each.name: rows[0][0] for each in accounts if (rows := transaction.run("books.ask", (each.name,)))}
+            for each in accounts:  # a worker that has just begun may not have made their rows
+                transaction.run("books.add_account", (each.name,))
+            return {each.name: transaction.run("books.ask", (each.name,))[0][0] for each in accounts}
 
         waiting = database.transact(work)  # type: ignore[arg-type]
         ring(imap.state)
