@@ -8,12 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CACHES = (".git", ".venv", ".hypothesis", "__pycache__", "_cache", ".egg-info")  # what tools of development write
+STATES = ("/var/lib/semguard", "~/.local/state/semguard", "~/.config/semguard")  # where programs put it when nobody tells
 
 
 def main(command: list[str]) -> int:
     """Runs the command; its exit status, or 1 if something is left."""
     queues = tempfile.mkdtemp()  # a place of our own: not every machine has a /dev/mqueue
     subprocess.run(["mount", "-t", "mqueue", "mqueue", queues], check=True)
+    before = _places()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     suite = os.posix_spawnp(command[0], command, os.environ)
     status = 1
@@ -22,7 +28,7 @@ def main(command: list[str]) -> int:
         if pid == suite:
             status = os.waitstatus_to_exitcode(ended)
             break
-    left = _left_behind(queues)
+    left = _left_behind(queues) + sorted(_places() - before)
     subprocess.run(["umount", queues], check=True)
     os.rmdir(queues)
     for line in left:
@@ -42,6 +48,16 @@ def _left_behind(queues: str) -> list[str]:
     with open("/proc/sysvipc/sem", encoding="ascii") as file:
         found += [f"semaphore set {line.split()[0]}" for line in file.read().splitlines()[1:]]
     return found + [f"message queue {name}" for name in os.listdir(queues)]
+
+
+def _places() -> set[str]:
+    """Mounts here, files and folders of the project, and the state that a program without a config makes."""
+    found = {f"folder {place}" for place in STATES if os.path.exists(os.path.expanduser(place))}
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if not name.endswith(CACHES)]
+        found.update(f"file {os.path.join(folder, name)}" for name in (*folders, *files))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        return found | {f"mount {line.split()[4]}" for line in mounts}
 
 
 def _processes() -> list[str]:
