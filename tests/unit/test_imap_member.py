@@ -49,12 +49,12 @@ def chosen(member: Member, now: float = 1.0) -> int | None:
 
 def test_at_first_it_looks_and_then_there_is_nothing(member: Member) -> None:
     assert member.next_task(1.0) == (HIGH, 0.0, LOOK)
-    member.looking = True
+    member.visit = cast(Job, object())
     assert member.next_task(1.0) is None
-    member.looking, member.look_at = False, FAR
+    member.visit, member.look_at = None, FAR
     assert member.next_task(1.0) is None
     assert member.is_in_step
-    member.ask()
+    member.ask(1)
     assert (chosen(member), member.is_in_step) == (LOOK, False)
 
 

@@ -6,6 +6,7 @@ message is fetched on the connection that told of it, and an account at rest has
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
@@ -112,14 +113,16 @@ class Engine:
             member.fresh.remove(session)
         session.at_rest = False
         session.close(politely=politely)
-        member.connections -= 1
-        if not member.connections and member.mode != "poll":
-            member.mode = "none"
-        self._host(member).closed()
+        self._count_out(member)
 
     def is_down(self, member: Member) -> bool:
         """Whether the account's host does not answer, and another account or a later moment has to find out when it does."""
         return self._host(member).is_down and not member.connections
+
+    def ask(self, member: Member, number: int) -> None:
+        """A command wants a pass: what was known of its host and of its troubles holds no more."""
+        member.ask(number)
+        self._host(member).hurry()
 
     # what is due
 
@@ -142,7 +145,8 @@ class Engine:
     def _dispatch(self) -> None:
         """Gives the threads what is most urgent; what has no work then is put to rest."""
         now = time.monotonic()
-        full = sum(len(member.tasks) for member in self.members.values()) >= self.imap.threads * self.imap.tasks_per_thread
+        able = [member for member in self.members.values() if member.until <= now and not self.is_down(member)]
+        full = sum(len(member.tasks) for member in able) >= self.imap.threads * self.imap.tasks_per_thread
         leaving = {job.member.key for job in self.crew.busy if self.members.get(job.member.account.name) is not job.member}
         wishes = [
             (*task, member)
@@ -175,7 +179,7 @@ class Engine:
             if not self._equip(job, now):
                 return
             if task is None:
-                member.looking = True
+                member.visit, member.look_at = job, math.inf  # what is wanted from now on is another look
             else:
                 del member.tasks[number]
                 member.running[number] = job
@@ -234,7 +238,7 @@ class Engine:
         if job.folder is not None and member.running.get(job.folder.id) is job:
             del member.running[job.folder.id]
         else:
-            member.looking = False
+            member.visit = None
         self._count(job)
         session = job.session
         if session is not None:
@@ -249,9 +253,13 @@ class Engine:
         host = self._host(job.member)
         if job.opens and job.connected:
             if host.opened():
+                account = job.member.account
+                self.log.say(f"{account.host}:{account.port} answers again", thread=job.thread)
                 for each in self.members.values():
                     if each.kind == NETWORK and self._host(each) is host:
                         each.until = 0.0
+                        if not each.failures:  # it was only told of another's
+                            each.well()
         elif job.opens:
             if not job.member.sessions:
                 job.member.mode = "none"
@@ -260,13 +268,22 @@ class Engine:
             if shared and isinstance(job.error, Trouble):
                 self._tell_all(job.member, job.error)
         if job.session is None:
-            host.closed()
-            job.member.connections -= 1
+            self._count_out(job.member)
+
+    def _count_out(self, member: Member) -> None:
+        """A connection is no more. Without any nothing tells of news; an account that lives by timers needs none."""
+        self._host(member).closed()
+        member.connections -= 1
+        if not member.connections and member.mode != "poll":
+            member.mode = "none"
 
     def _tell_all(self, asker: Member, trouble: Trouble) -> None:
         """A host that is down is so for all its accounts, of which one asks at a time."""
         for member in self.members.values():
-            if member is not asker and not member.kind and self._host(member) is self._host(asker) and not member.connections:
+            if self._host(member) is not self._host(asker) or member.connections:
+                continue
+            member.unreached_at = time.monotonic()
+            if member is not asker and not member.kind:
                 member.kind, member.problem, member.mode = trouble.kind, str(trouble), "none"
 
     # connections at rest
@@ -291,7 +308,7 @@ class Engine:
         else:
             job = Job(WATCH, member)
             job.watched, job.session, session.is_watched = first, session, True
-            member.looking = True
+            member.visit = job
             self.crew.start(job)
 
     def _keep(self, member: Member, session: Session) -> None:
@@ -328,7 +345,7 @@ class Engine:
             host.opens()
             member.connections += 1
             job = Job(WATCH, member)
-            job.watched, job.opens, member.looking = folder, True, True
+            job.watched, job.opens, member.visit = folder, True, job
             self.crew.start(job)
 
     def _take_news(self, member: Member, session: Session) -> None:
@@ -361,7 +378,7 @@ class Engine:
         soon = time.monotonic() - session.rested_at < SOON_S and why != JUMPED
         member.cuts = member.cuts + 1 if soon else 0
         self.close_session(member, session, politely=False)
-        pause_s = random.uniform(0.0, min(STAGGER_S, len(self.members) / ACCOUNTS_A_SECOND))
+        pause_s = self._stagger_s()
         if member.cuts > 1:  # a server that lets log in and then hangs up is not asked as fast as it can
             pause_s += schedule.backoff_s(member.cuts, random.random())
         member.look_at = min(member.look_at, time.monotonic() + pause_s)
@@ -374,9 +391,13 @@ class Engine:
                 self._lost_at_rest(member, session, JUMPED)
             if member.kind == NETWORK:
                 member.until = 0.0
+            member.look_at = min(member.look_at, time.monotonic() + self._stagger_s())  # its timers stood still
         for job in self.crew.busy:
             if job.session is not None:
                 job.session.connection.stream.shut()
+
+    def _stagger_s(self) -> float:
+        return random.uniform(0.0, min(STAGGER_S, len(self.members) / ACCOUNTS_A_SECOND))
 
     def _host(self, member: Member) -> Host:
         return self._hosts.setdefault((member.account.host, member.account.port), Host())

@@ -33,6 +33,10 @@ class Host:
         """When it may be asked again."""
         return self._until if self._failures else 0.0
 
+    def hurry(self) -> None:
+        """It may be asked again now: somebody knows more than we."""
+        self._until = 0.0
+
     def opens(self) -> None:
         """A connection is on its way."""
         self.connections += 1

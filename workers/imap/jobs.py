@@ -8,6 +8,7 @@ from workers.imap.account import Found, clear_strays, look
 from workers.imap.excuses import enough_for_now, is_throttling
 from workers.imap.folder import FolderPass, Outcome
 from workers.imap.greet import open_connection
+from workers.imap.keys import stamp
 from workers.imap.session import Session
 from workers.imap.stream import READ_BYTES
 from workers.imap.trouble import DISK, SERVER, Declined, Lost, Trouble
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from workers.imap.archive import Root
     from workers.imap.books import Books, Folder
-    from workers.imap.keys import Keys
+    from workers.imap.keys import Keys, Stamp
     from workers.imap.limits import Limits
     from workers.imap.member import Member, Task
     from workers.imap.outbox import Posted
@@ -53,6 +54,7 @@ class Job:
         self.watched: Folder | None = None  # the folder that IDLE is to watch
         self.session: Session | None = None
         self.opens = False  # it opens a connection
+        self.shown: Stamp | None = None  # of the password file as it was read for that
         self.connected = False  # that is logged in
         self.found: Found | None = None
         self.outcome: Outcome | None = None
@@ -108,12 +110,13 @@ def _close(job: Job) -> None:
 def _open(job: Job, env: Env, buffer: bytearray) -> Session:
     member = job.member
     session = Session(member.demoted)
-    job.session = None
+    job.session, job.shown = None, stamp(member.account)
     connection = open_connection(
         member.account, env.limits, session.hear, buffer, lambda: env.keys.fetch(member.account), member.debug
     )
     session.connection = connection
     job.session, job.connected = session, True
+    connection.debug = member.debug  # it may have changed meanwhile
     session.prepare()
     return session
 

@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from workers.mail.imap_config import Account
 
+    Stamp = tuple[int, int, int, int]
+
 
 class Keys:
     """Shared by all threads; each account's command is run by one of them at a time."""
@@ -40,10 +42,10 @@ class Keys:
         self._tokens.pop(account.name, None)
 
 
-def stamp(account: Account) -> tuple[int, int, int] | None:
-    """What changes when the password file does."""
+def stamp(account: Account) -> Stamp | None:
+    """What changes when the password file does, its mode and owner too."""
     try:
         facts = os.stat(account.password_file) if account.password_file is not None else None
     except OSError:
-        return (0, 0, 0)
-    return None if facts is None else (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        return (0, 0, 0, 0)
+    return None if facts is None else (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

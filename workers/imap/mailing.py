@@ -37,6 +37,8 @@ def looked(job: Job, log: Log) -> None:
             text = f"has no folder {member.account.outbox}: nothing is sent from there"
             log.complain(f"account {member.account.name}: {text}", member.id)
             member.folder_problems[UNSENT] = text
+            member.folder_problems.pop(OUTBOX, None)
+            post.retry_at = 0.0
         post.is_missed = True
         return
     if post.is_missed:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from workers.imap.books import Folder
     from workers.imap.jobs import Job
+    from workers.imap.keys import Stamp
     from workers.imap.session import Session
     from workers.imap.trouble import Trouble
     from workers.mail.imap_config import Account, Imap
@@ -58,12 +59,14 @@ class Member:
         self.folders: dict[int, Folder] = {folder.id: folder for folder in folders}
         self.tasks: dict[int, Task] = {}
         self.look_at = 0.0  # monotonic: when the folders are looked at next
-        self.looking = False
+        self.visit: Job | None = None  # the look, or the watch, that is in hand
         self.running: dict[int, Job] = {}  # folders in threads
         self.fresh: list[Session] = []  # back from a job, and not yet at rest
         self.sessions: list[Session] = []  # at rest
         self.connections = 0
         self.until = 0.0  # monotonic: rests until then
+        self.rested_at = 0.0  # monotonic: when that began
+        self.asked_at = self.unreached_at = 0.0  # monotonic: the last wish of a command; the last try of its host that failed
         self.failures = 0
         self.kind = ""
         self.problem = ""
@@ -89,6 +92,11 @@ class Member:
         return self.present_until > time.time()
 
     @property
+    def looking(self) -> bool:
+        """Whether a thread does what has to be alone."""
+        return self.visit is not None
+
+    @property
     def most_connections(self) -> int:
         """How many connections it may have."""
         return self.account.per_user or self.imap.per_user
@@ -104,8 +112,8 @@ class Member:
         self.debug = self._debug_line if on else None
         for session in (*self.sessions, *self.fresh):
             session.connection.debug = self.debug
-        for job in self.running.values():
-            if job.session is not None:
+        for job in (*self.running.values(), self.visit):
+            if job is not None and job.session is not None:
                 job.session.connection.debug = self.debug
 
     def _debug_line(self, text: str) -> None:
@@ -115,10 +123,10 @@ class Member:
         """What is known of a folder's failed fetches."""
         return self._cautions.setdefault(folder.id, Caution())
 
-    def ask(self) -> None:
-        """A pass is wanted now."""
-        self.asked += 1
-        self.look_at = 0.0
+    def ask(self, number: int) -> None:
+        """A pass is wanted now, the one of this number."""
+        self.asked, self.asked_at = number, time.monotonic()
+        self.look_at = self.until = 0.0
 
     def want(self, folder: int, priority: int, *, full: bool = False) -> None:
         """A folder is to be brought in step; the more urgent of two wishes counts."""
@@ -148,8 +156,14 @@ class Member:
             return first
         return None if self.running else (schedule.HIGH, self.look_at, 0)  # a look may rename folders, so it is alone
 
-    def rests(self, trouble: Trouble, now: float, jitter: float, *, unreachable: bool = False) -> float:
-        """Takes a trouble down; how long it rests. `unreachable`: the host did not answer, and is asked as often as ever."""
+    def rests(
+        self, trouble: Trouble, now: float, jitter: float, *, shown: Stamp | None = None, unreachable: bool = False
+    ) -> float:
+        """Takes a trouble down; how long it rests.
+
+        `shown`: the stamp of the secret that the server saw, when it saw one. `unreachable`: the host did not answer, and is
+        asked as often as ever.
+        """
         self.failures += 1
         self.kind, self.problem = trouble.kind, str(trouble)
         if trouble.kind in (AUTH, TLS, SECRET):
@@ -160,8 +174,8 @@ class Member:
                 pause = min(pause, DISK_S)
             elif unreachable:
                 pause = min(pause, max(schedule.PROBE_S, trouble.retry_s or 0.0))
-        self.secret_stamp = stamp(self.account)
-        self.until = now + pause
+        self.secret_stamp = shown or stamp(self.account)
+        self.until, self.rested_at = now + pause, now
         return pause
 
     def well(self) -> None:

@@ -11,12 +11,13 @@ from workers.mail.words import plain, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from workers.imap.engine import Engine
     from workers.imap.member import Member
     from workers.mail.notify import Notifier
     from workers.store.database import Transaction
+    from workers.store.group import Waiting
 
 STUCK_S = 420.0  # all waits for a server have limits below it
 CUT_OFF_S = 60.0  # behind which even a connection that was cut off hangs: then a supervisor has to end it
@@ -30,6 +31,8 @@ class Reports:
         self._notifier = notifier
         self._beat_at = 0.0
         self._cut: set[int] = set()
+        self._posted: list[tuple[Waiting[object], Callable[[], None]]] = []  # what is not yet written, and how it is told again
+        self.owes_answers = False  # one to a command whose account is not served here could not be written
 
     def greet(self, member: Member) -> list[str]:
         """What there is to say of an account that is taken on."""
@@ -48,33 +51,37 @@ class Reports:
             member.debug_until = debug_until
             member.set_debug()
         if asked > member.asked:
-            member.asked = asked
-            member.look_at = 0.0
-            member.until = 0.0
+            self._engine.ask(member, asked)
 
     def unknown(self, key: int, asked: int) -> None:
         """Tells a command that waits for an account that is not served here."""
         problem = "the worker that runs does not serve it: its mail.toml is another one, or has enabled = false"
         row = ("none", "waiting", SERVER, problem, 0.0, 0.0, key)
-        self._engine.env.books.post(lambda transaction: transaction.run("books.account_state", row))
-        self._engine.env.books.post(partial(_write_answered, row=(asked, key)))
+
+        def work(transaction: Transaction) -> None:
+            transaction.run("books.account_state", row)
+            transaction.run("books.answered", (asked, key))
+
+        self._post(work, self._owe)
 
     def answer(self) -> None:
         """Tells a command that waits for a pass that it is done, or can't be."""
         for member in self._engine.members.values():
             if member.asked > member.answered:
-                resting = member.until > time.monotonic() or (self._engine.is_down(member) and bool(member.kind))
+                is_down = self._engine.is_down(member) and member.kind and member.unreached_at > member.asked_at
+                resting = is_down or member.until > time.monotonic()
                 if resting or (member.looked == member.asked and not member.owed):
                     self._write([member])
-                    member.answered = member.asked
-                    answered = (member.answered, member.key)
-                    self._engine.env.books.post(partial(_write_answered, row=answered))
+                    before, member.answered = member.answered, member.asked
+                    row = (member.answered, member.key)
+                    self._post(partial(_write_answered, row=row), partial(setattr, member, "answered", before))
 
     def tick(self) -> None:
         """Writes down what has changed, looks for what hangs, and tells the supervisor."""
         for member in self._engine.members.values():
             if member.debug_until and member.debug_until < time.time() and member.debug is not None:
                 member.set_debug()
+        self._look_at_posted()
         self._write(self._engine.members.values())
         hopeless = self._look_for_stuck()
         notifier = self._notifier
@@ -120,20 +127,43 @@ class Reports:
 
     def _write(self, members: Iterable[Member]) -> None:
         """Writes down how accounts stand, where that has changed; nothing waits for it, and nothing hangs on it."""
-        rows = [row for member in members if (row := _standing(member)) is not None]
+        rows = {member: row for member in members if (row := _standing(member)) is not None}
         if rows:
-            self._engine.env.books.post(lambda transaction: transaction.many("books.account_state", rows))
+            self._post(lambda transaction: transaction.many("books.account_state", rows.values()), partial(_untold, list(rows)))
+
+    def _post(self, work: Callable[[Transaction], object], again: Callable[[], None]) -> None:
+        self._posted.append((self._engine.env.books.post(work), again))
+
+    def _look_at_posted(self) -> None:
+        """What could not be written, as while another program holds the database, is told again."""
+        still = []
+        for waiter, again in self._posted:
+            failed = waiter.has_failed()
+            if failed is None:
+                still.append((waiter, again))
+            elif failed:
+                again()
+        self._posted = still
+
+    def _owe(self) -> None:
+        self.owes_answers = True
 
 
 def _write_answered(transaction: Transaction, row: tuple[int, int]) -> None:
     transaction.run("books.answered", row)
 
 
+def _untold(members: list[Member]) -> None:
+    for member in members:
+        member.told = ()
+
+
 def _standing(member: Member) -> tuple[object, ...] | None:
     """The row of an account: mode, state, kind, problem, until, synced_at, key; None when it is as it was told."""
     now = time.monotonic()
+    rests_until = member.until if member.until > now else 0.0
     in_step = member.is_in_step
-    if member.until > now:
+    if rests_until:
         state = "paused"
     elif in_step:
         state = "in step" if not member.kind and not member.folder_problems else "waiting"
@@ -142,9 +172,9 @@ def _standing(member: Member) -> tuple[object, ...] | None:
     number, first = next(iter(member.folder_problems.items()), (0, ""))
     problem = member.problem or first
     kind = member.kind or (OUTBOX if number == UNSENT else SERVER if problem else "")
-    told = (member.mode, state, kind, problem, member.synced_at)
+    told = (member.mode, state, kind, problem, rests_until, member.synced_at)
     if told == member.told:
         return None
     member.told = told
-    until = time.time() + member.until - now if member.until > now else 0.0
+    until = time.time() + rests_until - now if rests_until else 0.0
     return (member.mode, state, kind, problem, until, member.synced_at, member.key)

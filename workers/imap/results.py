@@ -54,9 +54,9 @@ class Results:
             self._looked(job)
         elif job.kind == FOLDER:
             job.member.losses = 0
-            job.member.well()
+            _reached(job)
         elif job.kind == SEND:
-            job.member.well()
+            _reached(job)
         elif job.kind == WATCH and job.session is not None and not job.session.looked:
             job.member.look_at = 0.0  # what came before this connection told of news, nobody has told
         member = job.member
@@ -86,12 +86,12 @@ class Results:
             elif high:
                 self._log.say("received 0 new messages in 0s", member.id, folder.id, thread=job.thread)
         if not member.tasks:
-            member.well()  # else it is, when the first folder is in step
+            _reached(job)  # else it is, when the first folder is in step
         if job.asked > member.looked:
             member.owed = set(member.tasks)
         member.looked, member.looked_at = job.asked, now
         pause_s = schedule.recent_s(imap, present=member.is_present)
-        member.look_at = time.monotonic() + pause_s * random.uniform(0.9, 1.1)
+        member.look_at = min(member.look_at, time.monotonic() + pause_s * random.uniform(0.9, 1.1))
 
     def _passed(self, job: Job, outcome: Outcome) -> None:
         """The line of a pass, and what is left to do."""
@@ -119,7 +119,8 @@ class Results:
             member.contradictions.add(extension)
             return
         member.demoted |= {extension}
-        self._engine.env.books.run("demote", (" ".join(sorted(member.demoted)), member.key))
+        row = (" ".join(sorted(member.demoted)), member.key)
+        self._engine.env.books.post(lambda transaction: transaction.run("books.demote", row))
         name = member.account.name
         self._log.complain(f"account {name}: the server contradicts itself with {extension}: not used any more", member.id)
 
@@ -128,7 +129,13 @@ class Results:
         member, folder = job.member, job.folder
         ids = (member.id,) if folder is None or folder.id < 0 else (member.id, folder.id)
         name, said = member.account.name, undotted(str(trouble))
+        if trouble.kind == SERVER and folder is not None and (job.connected or not job.opens):
+            _reached(job)  # it answers, though not as we like
         if mailing.failed(job, trouble, self._log, lasts=self._engine.env.push):
+            return
+        if job.kind == WATCH and trouble.kind == SERVER and job.session is not None:  # it is good for all else
+            if member.mode != "poll":
+                self._log.complain(f"account {name}: can't watch for news: {said}; looks by timers", *ids, thread=job.thread)
             return
         if folder is not None:
             if trouble.kind == SERVER:
@@ -147,16 +154,23 @@ class Results:
             member.token_refused = True  # one more try, with a token that is surely new
             self._engine.env.keys.forget(member.account)
             self._log.say(f"account {name}: {said}; asks for a new token", *ids, thread=job.thread)
+            member.look_at = 0.0
             return
         before = (member.kind, member.problem)
         now = time.monotonic()
         unreachable = job.opens and not job.connected and trouble.kind == NETWORK and not trouble.of_account
-        pause_s = member.rests(trouble, now, random.random(), unreachable=unreachable)
+        pause_s = member.rests(trouble, now, random.random(), shown=job.shown, unreachable=unreachable)
         member.look_at = min(member.look_at, member.until)
         if (member.kind, member.problem) != before:
             following = f"in {seconds(pause_s)}" if self._engine.env.push else mailing.WHEN_NEXT
             line = f"account {name}: {said}; next try {following}"
             self._log.complain(line, *ids, thread=job.thread)
+
+
+def _reached(job: Job) -> None:
+    """The server did what it was asked; that ends no rest which another job has brought since this one began."""
+    if job.started >= job.member.rested_at:
+        job.member.well()
 
 
 def _has_news(session: Session, outcome: Outcome, folder: Folder) -> bool:

@@ -37,26 +37,24 @@ TICK_S = 1.0
 IDLE_TICK_S = 5.0  # without accounts only the config can bring news
 PRUNE_S = 3600.0
 LOCK_S = 5.0  # for one that is about to end, or only looks whether somebody runs
-RELOAD = -1
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(config: Config) -> int:
     """Works until asked to stop; the exit status. Raises Refused."""
     try:
-        status = Worker(config).run()
+        worker = Worker(config)
+        worker.run()
     except StoreError as error:
-        if error.kind != CORRUPT:
-            raise store_refused(error) from None
-        Log(config.imap.log).complain(f"{error}; it is set aside and made anew from what lies on disk")
-        set_aside(config.imap.state)
-        status = RELOAD
+        raise store_refused(error) from None
     except Locked as error:
         raise Refused(TRY_AGAIN, f"{error}; one worker at a time keeps the copies") from None
     except OSError as error:
         raise os_refused(error, config.imap.root) from None
-    if status == RELOAD:  # the same process goes on, so that guard sees no death
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # one that comes now waits for the next worker's handler
+    if worker.begins_anew and not worker.is_asked_to_end:  # the same process goes on, so that guard sees no death
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    return status
+    return OK
 
 
 class Worker:
@@ -75,46 +73,63 @@ class Worker:
         env = Env(self._root, self._books, Keys(), Limits(), push=True, config=config)
         self.engine = Engine(self._imap, env, self.log)
         self._reports = Reports(self.engine, self._notifier)
-        self._ending: int | None = None
+        self.is_asked_to_end = False  # by a signal, which may come at any moment
+        self.begins_anew = False  # once it has ended
+        self._is_damaged = False
         self._changes = -1
         self._stamp = self._seen = config.stamp
         self._file = os.stat(self._imap.state).st_ino
         self._pruned_at = 0.0
         self._pruner: threading.Thread | None = None  # it reads whole folders, for which no account has to wait
 
-    def run(self) -> int:
-        """Until a signal or a new config ends it."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked_to_end)
+    @property
+    def _is_over(self) -> bool:
+        return self.is_asked_to_end or self.begins_anew
+
+    def run(self) -> None:
+        """Until a signal ends it, or it has to begin anew. Raises StoreError, OSError."""
+        for number in ENDING:
+            signal.signal(number, self._ask_to_end)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         signal.set_wakeup_fd(self.engine.hub.wake_fd, warn_on_full_buffer=False)
         faulthandler.register(signal.SIGQUIT, all_threads=True, chain=False)
         if self._bell.fd is not None:
             self.engine.hub.listen(self._bell.fd)
+        started = time.monotonic()
+        try:
+            self._begin()
+            self._loop()
+        except StoreError as error:
+            if error.kind != CORRUPT:
+                raise
+            self.log.complain(f"{error}; it is set aside and made anew from what lies on disk")
+            self.begins_anew = self._is_damaged = True
+        finally:
+            if not self.begins_anew:
+                self._notifier.say("STOPPING=1")
+            self._close()
+            self.log.say(f"ended after {time.monotonic() - started:.0f} s")
+
+    def _begin(self) -> None:
         self._take_on(self._imap)
         count = len(self.engine.members)
         what = f"{count} accounts" if count else "no accounts: waits for [[imap.accounts]] in mail.toml"
         self.log.say(f"started: {what}, copies in {self._imap.root}, config {self._config.path or 'none'}")
         self._notifier.say("READY=1")
-        started = time.monotonic()
-        try:
-            self._loop()
-        finally:
-            if self._ending != RELOAD:
-                self._notifier.say("STOPPING=1")
-            self._close()
-            self.log.say(f"ended after {time.monotonic() - started:.0f} s")
-        return self._ending or OK
 
     def _loop(self) -> None:
         next_tick = 0.0
-        while self._ending is None:
+        while not self._is_over:
             now = time.monotonic()
             if now >= next_tick:
-                next_tick = now + (TICK_S if self.engine.members else IDLE_TICK_S)
                 self._tick()
+                if self._is_over:
+                    break
+                is_idle = not self.engine.members and self._seen == self._stamp
+                next_tick = now + (IDLE_TICK_S if is_idle else TICK_S)
             self.engine.step(next_tick - now)
-            if self._bell.fd is not None:
-                self._bell.hush()
+            if self._bell.fd is not None and self._bell.hush():
+                self._look_at_wishes()
             self._reports.answer()
 
     def _tick(self) -> None:
@@ -143,11 +158,12 @@ class Worker:
             same = False
         if not same:
             self.log.complain(f"{self._imap.state}: was replaced or taken away; begins anew with what lies on disk")
-            self._ending = RELOAD
+            self.begins_anew = True
             return
         changes = self._database.changes()
-        if changes == self._changes:
+        if changes == self._changes and not self._reports.owes_answers:
             return
+        self._reports.owes_answers = False
         self._changes = changes
         for key, name, present_until, debug_until, asked, done in self._database.run("books.accounts"):
             member = self.engine.members.get(name)
@@ -172,25 +188,30 @@ class Worker:
             return
         if not _is_alike(config.imap, self._imap):
             self.log.say("the config has changed: begins anew with it")
-            self._ending = RELOAD
+            self.begins_anew = True
             return
         self._config = self.engine.env.config = config
-        self._take_on(config.imap)
+        added, gone = self._take_on(config.imap)
+        parts = [f"{what} {plain(', '.join(names))}" for what, names in (("takes on", added), ("lets go", gone)) if names]
+        self.log.say(f"config {config.path or 'none'}: {'; '.join(parts) or 'no account has changed'}")
 
-    def _take_on(self, imap: Imap) -> None:
-        """Takes new and changed accounts on, and lets those go that are gone."""
+    def _take_on(self, imap: Imap) -> tuple[list[str], list[str]]:
+        """Takes new and changed accounts on, and lets those go that are gone; the names of both."""
         before = {account.name: account for account in self._imap.accounts}
-        self._imap = imap
+        self._imap, self._changes = imap, -1  # a command may wait for an account that is served no more
         wanted = {account.name: account for account in imap.accounts if account.enabled}
+        gone = []
         for name in list(self.engine.members):
             if name not in wanted or not _is_alike(wanted[name], before[name]):
                 self.engine.drop(name)
+                gone += [name] if name not in wanted else []
         added = self.engine.add([account for name, account in wanted.items() if name not in self.engine.members])
         for member in self.engine.members.values():  # also of those that go on: a new `id` may have been another one's number
             member.id = number_of(member.account, member.key, imap)
         for member in added:
             for text in self._reports.greet(member):
                 self.log.say(text, member.id)
+        return [member.account.name for member in added], gone
 
     def _prune(self, accounts: list[str], keep_s: float) -> None:
         """What was removed long ago goes for good; in a thread of its own."""
@@ -203,8 +224,8 @@ class Worker:
             if number:
                 self.log.say(f"account {plain(name)}: {number} removed messages pruned")
 
-    def _asked_to_end(self, _: int, __: FrameType | None) -> None:
-        self._ending = OK if self._ending is None else self._ending
+    def _ask_to_end(self, _: int, __: FrameType | None) -> None:
+        self.is_asked_to_end = True
 
     def _close(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -214,6 +235,8 @@ class Worker:
         self._bell.close()
         self._books.close()
         self._database.close()
+        if self._is_damaged:
+            set_aside(self._imap.state)
         self._root.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 
 from workers.imap.archive import Locked, Root
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05  # between two looks whether the worker is done
 LOCK_LOOKS = 20  # between two tries whether it is gone
+TOLD_LOOKS = 100  # then it is said for what it waits
 PERSON = 1  # something needs a person
 
 
@@ -87,7 +90,7 @@ def _pass(config: Config, accounts: list[Account], root: Root) -> int:
     try:
         for each in engine.add(accounts):
             each.id = number_of(each.account, each.key, imap)
-            each.ask()
+            engine.ask(each, each.asked + 1)
         while not all(_is_over(member) or (member.kind and engine.is_down(member)) for member in engine.members.values()):
             engine.step(1.0)
         members = list(engine.members.values())
@@ -116,9 +119,18 @@ def _weight(status: int) -> int:
     return (OK, TRY_AGAIN, PERSON).index(status)
 
 
+def _is_there(path: str, inode: int) -> bool:
+    """Whether the state database is still the one that the worker reads."""
+    try:
+        return os.stat(path).st_ino == inode
+    except OSError:
+        return False
+
+
 def _ask(imap: Imap, accounts: list[Account]) -> int | None:
     """Has the running worker make the pass, and waits for it; None when that worker is gone."""
     database = open_state(imap.state)
+    opened = os.stat(imap.state).st_ino
     try:
 
         def work(transaction: SqliteDatabase) -> dict[str, int]:
@@ -132,13 +144,16 @@ def _ask(imap: Imap, accounts: list[Account]) -> int | None:
         looks = 0
         while waiting:
             for name, asked in list(waiting.items()):
-                done, kind, problem = database.run("books.progress", (name,))[0]
+                done, kind, problem, key = database.run("books.progress", (name,))[0]
                 if done >= asked:
                     del waiting[name]
-                    statuses.append(TRY_AGAIN if kind in (NETWORK, DISK) else PERSON if kind or problem else OK)
+                    needs_person = kind or problem or database.run("books.poison_of", (key,))
+                    statuses.append(TRY_AGAIN if kind in (NETWORK, DISK) else PERSON if needs_person else OK)
             looks += 1
-            if waiting and looks % LOCK_LOOKS == 0 and not is_running(imap):
+            if waiting and looks % LOCK_LOOKS == 0 and not (is_running(imap) and _is_there(imap.state, opened)):
                 return None
+            if waiting and looks == TOLD_LOOKS:
+                print(f"waits for the worker that runs: {', '.join(waiting)} (see imap-sync status)", file=sys.stderr)
             if waiting:
                 time.sleep(LOOK_S)
         return max(statuses, key=_weight)

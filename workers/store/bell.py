@@ -61,13 +61,15 @@ class Bell:
             self._queue = None
             self.problem = str(error)
 
-    def hush(self) -> None:
-        """Takes the ring out, so that the next one is heard; to be called before looking for mail."""
-        if self._queue is not None and self._queue.current_messages:
-            try:
-                self._queue.receive(timeout=0)
-            except posix_ipc.BusyError:
-                return  # another sender has taken it out
+    def hush(self) -> bool:
+        """Takes the ring out, so that the next one is heard; to be called before looking for mail. Whether it was rung."""
+        if self._queue is None or not self._queue.current_messages:
+            return False
+        try:
+            self._queue.receive(timeout=0)
+        except posix_ipc.BusyError:
+            return False  # another sender has taken it out
+        return True
 
     def check(self) -> bool:
         """Makes the queue anew when somebody took it away, as logind's RemoveIPC does; True when `fd` has changed."""

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         def result(self) -> Told_co:
             """Waits until the work is committed and synced; what it returned. Raises StoreError, or what it raised."""
 
+        def has_failed(self) -> bool | None:
+            """Whether nothing of the work is written; None as long as that is open."""
+
 
 class Group:
     """Owns a connection, which only its thread touches."""
@@ -118,6 +121,10 @@ class _Waiter:
         """Lets the threads go that wait for it."""
         self._result, self._error = result, error
         self._held.release()
+
+    def has_failed(self) -> bool | None:
+        """See Waiting."""
+        return None if self._held.locked() else self._error is not None
 
     def result(self) -> Any:
         """See Waiting."""
