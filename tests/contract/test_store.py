@@ -14,7 +14,7 @@ from tests.contract.children import Child
 from tests.contract.engines import Engine
 from tests.contract.mails import NOW, SIZES_BYTES, mail, queue, states, tagged, text_of, whole_mails
 from workers.spool.accept import PART_BYTES, Submission, accept
-from workers.store.database import OTHER, StoreError
+from workers.store.database import CONSTRAINT, OTHER, StoreError
 
 if TYPE_CHECKING:
     from workers.store.database import Transaction
@@ -41,7 +41,7 @@ def test_a_transaction_that_fails_leaves_nothing_and_the_next_one_works(engine: 
     bad.recipients[2] = None  # type: ignore[call-overload]
     with pytest.raises(StoreError) as raised:
         queue(database, tagged("good-0"), bad)
-    assert raised.value.kind == OTHER
+    assert raised.value.kind == CONSTRAINT
     assert whole_mails(engine) == {}
     ids = queue(database, tagged("good-0"))
     database.close()

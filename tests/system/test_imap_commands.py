@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from tests.system.imap_fixtures import syncer
 from tests.system.imap_servers import Dovecot
 from tests.system.imap_syncer import Syncer
 from tests.system.imap_user import MailUser
-from tests.system.mail_servers import free_port, wait_until
+from tests.system.mail_servers import free_port, take_bell_away, wait_until
 
 __all__ = ["syncer"]
 
@@ -338,3 +339,28 @@ def test_wishes_reach_the_running_worker(syncer: Syncer, user: MailUser) -> None
 
 def debug(syncer: Syncer) -> list[bool]:
     return [bool(row[0]) for row in syncer.rows("SELECT debug_until FROM imap_account")]
+
+
+def test_a_command_beside_a_worker_tells_of_a_damaged_database_and_takes_nothing_away(syncer: Syncer, user: MailUser) -> None:
+    process = syncer.start()
+    wait_until(lambda: mode(syncer) == "notify", "the server pushes", 30)
+    process.send_signal(signal.SIGSTOP)  # so that it is the command that meets it
+    for beside in syncer.folder.glob("imap.db-*"):
+        beside.unlink()
+    syncer.database.write_bytes(b"no database at all, and that for long" * 1000)
+    inode = syncer.database.stat().st_ino
+    for words in (["present", user.name], ["log-level", "debug"], ["status"], ["why", user.name], ["verify"]):
+        done = syncer.run(*words)
+        assert done.returncode == 74, (words, done.stdout, done.stderr)
+        assert "is damaged; restart the worker, which sets it aside" in done.stderr, words
+        assert "Traceback" not in done.stderr
+    assert syncer.database.stat().st_ino == inode
+    assert list(syncer.folder.glob("*.damaged-*")) == []
+    process.kill()
+    process.wait()
+    take_bell_away(syncer.database)
+    syncer.sync()
+    syncer.assert_mirrors(user)
+    assert syncer.database.stat().st_ino != inode
+    assert [path.stat().st_ino for path in syncer.folder.glob("*.damaged-*")] == [inode]
+    syncer.verify()

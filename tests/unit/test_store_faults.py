@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.store_world import add, mounted, open_at, refused
 from workers.spool.accept import SCHEMA, SCHEMA_VERSION
-from workers.store.database import BUSY, CORRUPT, DENIED, FULL, NEWER, OTHER, StoreError
+from workers.store.database import BUSY, CONSTRAINT, CORRUPT, DENIED, FULL, NEWER, OTHER, UNFIT, StoreError
 from workers.store.sqlite import SqliteDatabase, store_error
 
 PAGE_BYTES = 4096
@@ -214,10 +214,12 @@ def test_a_damaged_page_is_corrupt(path: Path) -> None:
         (1032, DENIED),  # SQLITE_READONLY_DBMOVED
         (14, DENIED),
         (23, DENIED),
-        (1, OTHER),
+        (1, UNFIT),
         (10, OTHER),
         (778, OTHER),  # SQLITE_IOERR_WRITE
-        (19, OTHER),
+        (18, CONSTRAINT),  # SQLITE_TOOBIG
+        (19, CONSTRAINT),
+        (2067, CONSTRAINT),  # SQLITE_CONSTRAINT_UNIQUE
     ],
 )
 def test_an_error_of_sqlite_is_told_by_its_kind_with_the_path(code: int, kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 
 from workers.imap import names, sets
 from workers.imap.books import Folder
@@ -55,10 +56,18 @@ def look(
     in_hand = {folder.id: folder for folder in known}  # which folders there are, the database says
     ours = {row.name: in_hand.get(row.id, row) for row in books.folders(key)}
     vanished = [folder for name, folder in ours.items() if name not in listed]
+    unknown = [each for name, each in listed.items() if name not in ours]
+    renamed = _pair(session, books, unknown, vanished)
+    there = {each.name for each in everything}
+    for gone in vanished:  # before others come, that may want their paths
+        why = "is not copied any more" if gone.name in there else "is gone from the server"
+        _remove(root, books, account, gone, why, found)
+    places = _Places(root, account, [*(ours[name] for name in listed if name in ours), *renamed.values()], unknown)
     for name, each in listed.items():
         folder = ours.get(name)
         if folder is None:
-            folder = _renamed(session, root, books, account, each, vanished, found) or _new(books, key, each)
+            folder = _rename(root, books, account, renamed.get(name), each, places, found) or _new(books, key, each, places)
+        folder.delimiter = each.delimiter
         folder.mailbox_id = each.mailbox_id or folder.mailbox_id
         folder.listed = each.said
         folder.clean = folder.synced_at > 0 and root.box(account.name, folder.path).is_as_left(folder.mtime_ns)
@@ -66,10 +75,6 @@ def look(
         if each.state is not None:
             found.states[folder.id] = each.state
     found.due = {row[0] for row in books.run("poison_due", (key, time.time()))}
-    there = {each.name for each in everything}
-    for folder in vanished:
-        why = "is not copied any more" if folder.name in there else "is gone from the server"
-        _remove(root, books, account, folder, why, found)
     return found
 
 
@@ -112,62 +117,115 @@ def wanted(listed: list[Listed], account: Account) -> dict[bytes, Listed]:
     return found
 
 
-def _new(books: Books, key: int, each: Listed) -> Folder:
-    path = names.folder_path(each.name, each.delimiter)
-    values = (key, each.name, each.delimiter, path, each.mailbox_id)
-    row = (
-        books.run("add_folder", values)[0][0],
-        each.name,
-        each.delimiter,
-        path,
-        0,
-        0,
-        0,
-        0,
-        0,
-        each.mailbox_id,
-        0.0,
-        0.0,
-        0,
-        0,
-        0,
-    )
-    return Folder(row)
+class _Places:
+    """Which path on disk each folder of an account has: none has that of another, whatever delimiters the server tells."""
+
+    def __init__(self, root: Root, account: Account, folders: list[Folder], unknown: list[Listed]) -> None:
+        """`folders` have their paths; `unknown` are those that will want some, or others."""
+        self._root = root
+        self._account = account.name
+        self._taken: dict[str, set[str]] = {}  # by what they look like to a file system that knows no case
+        for folder in folders:
+            self._of_its_look(folder.path).add(folder.path)
+        self._wishes = Counter(_path(each) for each in unknown if not self._is_on_disk(_path(each, hashed=True)))
+
+    def give(self, each: Listed, old: str | None = None) -> str:
+        """The path for a folder, which had `old`. Raises OSError.
+
+        With the same list it is the same one again, also when the database is lost: two that come together and want one
+        path both do without it, and what lies under a hash of a name is of that name alone.
+        """
+        path, hashed = _path(each), _path(each, hashed=True)
+        if old is not None:
+            self.take_back(old)
+        if old != path and (self._is_on_disk(hashed) or self._wishes[path] > 1 or self._is_taken(path)):
+            path = hashed
+            self._root.box(self._account, path).make()  # so that the next database, too, tells by it whose it is
+        self._of_its_look(path).add(path)
+        return path
+
+    def take_back(self, path: str) -> None:
+        """No folder has this path any more."""
+        self._of_its_look(path).discard(path)
+
+    def _of_its_look(self, path: str) -> set[str]:
+        return self._taken.setdefault(names.loosely(path), set())
+
+    def _is_on_disk(self, path: str) -> bool:
+        return os.path.isdir(self._root.box(self._account, path).cur)
+
+    def _is_taken(self, path: str) -> bool:
+        """Whether another folder has it, also under a name that the file system takes for the same."""
+        alike = self._of_its_look(path)
+        for other in alike - {path}:
+            box = self._root.box(self._account, other)
+            box.make()
+            if self._is_on_disk(path) and os.path.samefile(box.cur, self._root.box(self._account, path).cur):
+                return True
+        return path in alike
 
 
-def _renamed(
-    session: Session, root: Root, books: Books, account: Account, each: Listed, vanished: list[Folder], found: Found
+def _path(each: Listed, *, hashed: bool = False) -> str:
+    return names.folder_path(each.name, each.delimiter, hashed=hashed)
+
+
+def _new(books: Books, key: int, each: Listed, places: _Places) -> Folder:
+    path = places.give(each)
+    number = books.run("add_folder", (key, each.name, each.delimiter, path, each.mailbox_id))[0][0]
+    return Folder((number, each.name, each.delimiter, path, 0, 0, 0, 0, 0, each.mailbox_id, 0.0, 0.0, 0, 0, 0))
+
+
+def _pair(session: Session, books: Books, unknown: list[Listed], vanished: list[Folder]) -> dict[bytes, Folder]:
+    """The vanished folders that go on under new names, by these; they are taken out of `vanished`."""
+    pairs: dict[bytes, Folder] = {}
+    for each in unknown:
+        path = _path(each)
+        for folder in vanished:
+            if _is_same(session, books, folder, each, path):
+                pairs[each.name] = folder
+                vanished.remove(folder)
+                break
+    by_path = {folder.path: folder for folder in vanished}
+    for each in unknown:
+        old = by_path.get(_path(each)) if each.name not in pairs else None
+        if old is not None and each.state is not None and 0 < each.state.epoch != old.epoch > 0:
+            # Only the delimiter is another, and with it all UIDs: what is here is matched by its content, as ever after that.
+            pairs[each.name] = old
+            vanished.remove(by_path.pop(old.path))
+    return pairs
+
+
+def _rename(
+    root: Root, books: Books, account: Account, folder: Folder | None, each: Listed, places: _Places, found: Found
 ) -> Folder | None:
-    """The vanished folder that goes on under this name, if there surely is one; renamed here too."""
-    for folder in vanished:
-        if not _is_same_folder(folder, each):
-            continue
-        if not (folder.mailbox_id and folder.mailbox_id == each.mailbox_id) and not _has_our_messages(
-            session, books, folder, each
-        ):
-            continue
-        path = names.folder_path(each.name, each.delimiter)
-        old = folder.path
-        try:
+    """Gives a folder its new name, here too. None for none, and where something lies in its way: it is removed then."""
+    if folder is None:
+        return None
+    old, path = folder.path, places.give(each, folder.path)
+    try:
+        if path != old:
             root.box(account.name, path).drop_empty()
-            root.box(account.name, folder.path).move(path)
-        except OSError:
-            continue  # something lies there already: then it is a new folder, and messages are fetched
-        books.run("rename_folder", (each.name, path, folder.id))
-        vanished.remove(folder)
-        folder.name, folder.path, folder.modseq, folder.clean = each.name, path, 0, False
-        found.said.append((f"folder {old} is now {path}", folder.id))
-        return folder
-    return None
+            root.box(account.name, old).move(path)
+    except OSError:
+        places.take_back(path)
+        _remove(root, books, account, folder, f"can't be moved to {path}, where something lies", found)
+        return None
+    books.run("rename_folder", (each.name, each.delimiter, path, folder.id))
+    folder.name, folder.path, folder.modseq, folder.clean = each.name, path, 0, False
+    found.said.append((f"folder {old} is now {path if path != old else names.shown(each.name)}", folder.id))
+    return folder
 
 
-def _is_same_folder(folder: Folder, each: Listed) -> bool:
+def _is_same(session: Session, books: Books, folder: Folder, each: Listed, path: str) -> bool:
+    """Whether this is surely the vanished folder, by its id or its messages; its path would be `path`."""
     if folder.mailbox_id and each.mailbox_id:
         return folder.mailbox_id == each.mailbox_id
     state = each.state
-    if state is None or not folder.epoch or not folder.held:
+    if state is None or not folder.epoch or not folder.held or state.epoch != folder.epoch:
         return False
-    return (state.epoch, state.uidnext, state.messages) == (folder.epoch, folder.uidnext, folder.messages)
+    if folder.path != path and (state.uidnext, state.messages) != (folder.uidnext, folder.messages):
+        return False  # mail may have come meanwhile, but only where nothing else than the delimiter is another
+    return _has_our_messages(session, books, folder, each)
 
 
 def _has_our_messages(session: Session, books: Books, folder: Folder, each: Listed) -> bool:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import count
 
 from workers.imap import sets
 from workers.imap.letters import file_name
 from workers.imap.plan import Seen
-from workers.store.database import CORRUPT, OTHER, StoreError
+from workers.store.database import CORRUPT, UNFIT, StoreError
 from workers.store.group import GroupWriter
 from workers.store.sqlite import Schema, SqliteDatabase
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from workers.imap.sets import Ranges
     from workers.store.database import Result, Transaction, Values
+    from workers.store.group import Waiting
 
 SCHEMA_VERSION = 1
 SCHEMA = Schema(
@@ -30,6 +32,8 @@ SCHEMA = Schema(
     key="imap.state",
     who="this user may not use the state database of imap-sync",
 )
+DAMAGED = (CORRUPT, UNFIT)  # what of the errors proves that the database itself is bad
+FILES = ("-wal", "-shm", "")
 
 
 class Folder:
@@ -96,25 +100,42 @@ class Row:
 
 
 def open_state(path: str) -> SqliteDatabase:
-    """A connection to the state database, made if need be; one that is no database any more is set aside. Raises StoreError."""
+    """A connection for the one who has locked the root: a database that is damaged is set aside, and a new one made.
+
+    Raises StoreError, also for one that can't be opened now and may be whole.
+    """
     try:
-        database = SqliteDatabase(path, SCHEMA, SCHEMA_VERSION)
-        for name in ("account", "folder", "message", "poison", "outgoing"):
-            database.run(f"books.check_{name}")
-        return database
+        return open_beside(path)
     except StoreError as error:
-        if error.kind not in (CORRUPT, OTHER):
+        if error.kind not in DAMAGED:
             raise
     set_aside(path)
-    return SqliteDatabase(path, SCHEMA, SCHEMA_VERSION)
+    return open_beside(path)
+
+
+def open_beside(path: str) -> SqliteDatabase:
+    """A connection for commands, beside whoever has the root: it is made when it is missing, and never set aside.
+
+    Raises StoreError; its kind is one of DAMAGED when only setting it aside helps.
+    """
+    database = SqliteDatabase(path, SCHEMA, SCHEMA_VERSION)
+    try:
+        for name in ("account", "folder", "message", "poison", "outgoing"):
+            database.run(f"books.check_{name}")
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def set_aside(path: str) -> None:
-    """Takes a damaged database out of the way: all of it can be made anew."""
+    """Takes a damaged database out of the way, beside those of before: all of it can be made anew. For who has the root."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    for suffix in ("-wal", "-shm", ""):
+    places = (f"{path}.damaged-{stamp}{f'-{number}' if number else ''}" for number in count())
+    target = next(place for place in places if not any(os.path.lexists(place + suffix) for suffix in FILES))
+    for suffix in FILES:
         if os.path.exists(path + suffix):
-            os.rename(path + suffix, f"{path}.damaged-{stamp}{suffix}")
+            os.rename(path + suffix, target + suffix)
 
 
 class Books:
@@ -132,9 +153,9 @@ class Books:
         """One statement of books.sql. Raises StoreError."""
         return self.do(lambda transaction: transaction.run(f"books.{name}", values))
 
-    def post(self, work: Callable[[Transaction], object]) -> None:
-        """Runs `work` some time; what becomes of it, nobody hears."""
-        self._writer.do(work)
+    def post(self, work: Callable[[Transaction], object]) -> Waiting[object]:
+        """Runs `work` some time, without waiting for it."""
+        return self._writer.do(work)
 
     def close(self) -> None:
         """After what was handed in before."""

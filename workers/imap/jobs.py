@@ -12,7 +12,7 @@ from workers.imap.keys import stamp
 from workers.imap.session import Session
 from workers.imap.stream import READ_BYTES
 from workers.imap.trouble import DISK, SERVER, Declined, Lost, Trouble
-from workers.store.database import BUSY, FULL, StoreError
+from workers.store.database import BUSY, CONSTRAINT, FULL, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,8 +84,12 @@ def perform(job: Job, env: Env, buffer: bytearray) -> None:
         passing = is_throttling(declined.code, str(declined))
         job.error = enough_for_now(declined) if passing else Trouble(SERVER, str(declined))
     except StoreError as error:
-        waits = error.kind in (FULL, BUSY)  # as a full disk: what was not written is fetched again
-        job.error = Trouble(DISK, str(error)) if waits else error
+        if error.kind in (FULL, BUSY):  # as a full disk: what was not written is fetched again
+            job.error = Trouble(DISK, str(error))
+        elif error.kind == CONSTRAINT:  # what this server says does not fit together: no other account's harm
+            job.error = Trouble(SERVER, f"what the server tells can't be written down: {error}")
+        else:
+            job.error = error
         _close(job)
     except Trouble as error:
         job.error = error

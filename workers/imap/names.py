@@ -84,11 +84,12 @@ def canonical(raw: bytes, delimiter: bytes | None) -> bytes:
     return raw
 
 
-def folder_path(raw: bytes, delimiter: bytes | None) -> str:
+def folder_path(raw: bytes, delimiter: bytes | None, *, hashed: bool = False) -> str:
     """The one path component for a folder: its parts joined by ".".
 
-    For one delimiter, two folders never get the same one. At most 180 bytes of UTF-8, none of them "/", NUL or a control;
-    it does not begin with a dot and is not one of Maildir's own names.
+    For one delimiter, two folders never get the same one; a `hashed` one ends in a hash of the name, so that none gets it
+    whose name is another one, whatever the delimiters. At most 180 bytes of UTF-8, none of them "/", NUL or a control; it
+    does not begin with a dot and is not one of Maildir's own names.
     """
     raw, mark = canonical(raw, delimiter), _mark(delimiter)
     text = decode(raw)
@@ -103,7 +104,12 @@ def folder_path(raw: bytes, delimiter: bytes | None) -> str:
     if pieces[0] in (" ", "-") or "".join(pieces) in RESERVED:
         pieces[0] = f"%{ord(pieces[0]):02X}"
     path = "".join(pieces)
-    return path if len(path.encode()) <= LONGEST_BYTES else _cut(pieces, raw)
+    return _cut(pieces, raw) if hashed or len(path.encode()) > LONGEST_BYTES else path
+
+
+def loosely(path: str) -> str:
+    """Equal for paths that some file systems take for one. It only tells where to ask them: it may change with Python."""
+    return _composed(path).casefold()
 
 
 def matches(patterns: list[str], raw: bytes, delimiter: bytes | None) -> bool:

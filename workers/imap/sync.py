@@ -7,7 +7,7 @@ import sys
 import time
 
 from workers.imap.archive import Locked, Root
-from workers.imap.books import Books, open_state, set_aside
+from workers.imap.books import Books, open_beside, set_aside
 from workers.imap.engine import Engine
 from workers.imap.jobs import Env
 from workers.imap.keys import Keys
@@ -129,7 +129,7 @@ def _is_there(path: str, inode: int) -> bool:
 
 def _ask(imap: Imap, accounts: list[Account]) -> int | None:
     """Has the running worker make the pass, and waits for it; None when that worker is gone."""
-    database = open_state(imap.state)
+    database = open_beside(imap.state)
     opened = os.stat(imap.state).st_ino
     try:
 

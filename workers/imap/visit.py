@@ -6,11 +6,10 @@ import fcntl
 import os
 from contextlib import contextmanager
 
-from workers.imap.books import SCHEMA, SCHEMA_VERSION
+from workers.imap.books import DAMAGED, open_beside
 from workers.mail.errors import IO, NOT_ALLOWED, USAGE, Refused
 from workers.spool.refusal import store_refused
-from workers.store.database import CORRUPT, StoreError
-from workers.store.sqlite import SqliteDatabase
+from workers.store.database import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from workers.imap.session import Session
     from workers.mail.imap_config import Account, Imap
+    from workers.store.sqlite import SqliteDatabase
 
 NO_WORKER = "no worker runs: start guard, or imap-sync run"
 NO_ACCOUNTS = "no accounts: add [[imap.accounts]] with name, host and password_file to"
@@ -33,7 +33,7 @@ def state(imap: Imap) -> Iterator[SqliteDatabase | None]:
     database = None
     try:
         if _exists(imap.state):
-            database = SqliteDatabase(imap.state, SCHEMA, SCHEMA_VERSION)
+            database = open_beside(imap.state)
         yield database
     except StoreError as error:
         raise state_refused(imap, error) from None
@@ -44,9 +44,9 @@ def state(imap: Imap) -> Iterator[SqliteDatabase | None]:
 
 def state_refused(imap: Imap, error: StoreError) -> Refused:
     """What an error of the state database means for a command."""
-    if error.kind == CORRUPT:
-        what = "the next imap-sync sync or run sets it aside and makes it anew from the files and the servers"
-        return Refused(IO, f"{imap.state}: is damaged; {what}")
+    if error.kind in DAMAGED:
+        who = "restart the worker, which" if is_running(imap) else "the next imap-sync sync or run"
+        return Refused(IO, f"{imap.state}: is damaged; {who} sets it aside and makes it anew from the files and the servers")
     return store_refused(error)
 
 

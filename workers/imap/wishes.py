@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from workers.imap.books import open_state
+from workers.imap.books import open_beside
 from workers.imap.letters import stamp
 from workers.imap.visit import NO_ACCOUNTS, NO_WORKER, is_running, named, state_refused
 from workers.mail.errors import USAGE, Refused
@@ -71,7 +71,7 @@ def _write(imap: Imap, accounts: list[Account], work: Callable[[Transaction], ob
         work(transaction)
 
     try:
-        database = open_state(imap.state)
+        database = open_beside(imap.state)
         try:
             database.transact(whole)
         finally:

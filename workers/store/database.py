@@ -44,6 +44,8 @@ FULL = "full"
 DENIED = "denied"
 CORRUPT = "corrupt"
 NEWER = "newer"
+CONSTRAINT = "constraint"  # the values contradict what the table allows: no other work is harmed
+UNFIT = "unfit"  # the tables are not those that the statements are about
 OTHER = "other"
 
 

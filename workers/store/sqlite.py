@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from workers.store.database import BUSY, CORRUPT, DENIED, FULL, NEWER, OTHER, StoreError
+from workers.store.database import BUSY, CONSTRAINT, CORRUPT, DENIED, FULL, NEWER, OTHER, UNFIT, StoreError
 from workers.store.durable import make_folder, sync_upwards
 from workers.store.statements import parse
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 BUSY_S = 30.0
 NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "afs", "9p"))
 SHMSIZE = 4874  # SQLITE_IOERR_SHMSIZE: no room for the file that connections share
-KINDS = {5: BUSY, 6: BUSY, 15: BUSY, 13: FULL, 11: CORRUPT, 26: CORRUPT, 3: DENIED, 8: DENIED, 14: DENIED, 23: DENIED}
+KINDS = {
+    1: UNFIT, 5: BUSY, 6: BUSY, 15: BUSY, 13: FULL, 11: CORRUPT, 26: CORRUPT, 18: CONSTRAINT, 19: CONSTRAINT,
+    3: DENIED, 8: DENIED, 14: DENIED, 23: DENIED,
+}  # fmt: skip
 
 
 class Schema:

@@ -23,7 +23,7 @@ UPDATE imap_account SET asked = asked + 1 WHERE name = ? RETURNING asked;
 -- name: answered
 UPDATE imap_account SET done = max(done, ?) WHERE key = ?;
 -- name: progress
-SELECT done, kind, problem FROM imap_account WHERE name = ?;
+SELECT done, kind, problem, key FROM imap_account WHERE name = ?;
 -- name: folders
 SELECT id, name, delimiter, path, epoch, uidnext, modseq, messages, held, mailbox_id, synced_at, full_at, mtime_ns, epochs, held
     FROM imap_folder WHERE account = ? ORDER BY name;
@@ -33,7 +33,7 @@ SELECT id, name, delimiter, path, epoch, uidnext, modseq, messages, held, mailbo
 -- name: add_folder
 INSERT INTO imap_folder (account, name, delimiter, path, mailbox_id) VALUES (?, ?, ?, ?, ?) RETURNING id;
 -- name: rename_folder
-UPDATE imap_folder SET name = ?, path = ?, modseq = 0 WHERE id = ?;
+UPDATE imap_folder SET name = ?, delimiter = ?, path = ?, modseq = 0 WHERE id = ?;
 -- name: delete_folder
 DELETE FROM imap_folder WHERE id = ?;
 -- name: delete_messages
