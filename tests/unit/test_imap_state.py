@@ -49,7 +49,17 @@ def no_schema(path: Path) -> None:
         database.execute("DROP TABLE imap_meta")
 
 
-HARMS = [(garbage, CORRUPT), (other_tables, UNFIT), (no_schema, UNFIT)]
+def no_number(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE imap_meta SET value = 'soon' WHERE name = 'schema'")
+
+
+def no_row(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM imap_meta")
+
+
+HARMS = [(garbage, CORRUPT), (other_tables, UNFIT), (no_schema, UNFIT), (no_number, UNFIT), (no_row, UNFIT)]
 
 
 @pytest.mark.parametrize("harm", [harm for harm, _ in HARMS])

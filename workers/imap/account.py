@@ -53,8 +53,8 @@ def look(
     session.states({id(each): each for each in (*listed.values(), found.outbox) if each is not None}.values())
     if not everything:
         raise Trouble(SERVER, "the server lists no folder at all, though INBOX is always there")
-    in_hand = {folder.id: folder for folder in known}  # which folders there are, the database says
-    ours = {row.name: in_hand.get(row.id, row) for row in books.folders(key)}
+    in_hand = {(folder.id, folder.path): folder for folder in known}  # which folders there are, and where, the database says
+    ours = {row.name: in_hand.get((row.id, row.path), row) for row in books.folders(key)}
     vanished = [folder for name, folder in ours.items() if name not in listed]
     unknown = [each for name, each in listed.items() if name not in ours]
     renamed = _pair(session, books, unknown, vanished)

@@ -155,6 +155,8 @@ class SqliteDatabase:
             if "no such table" not in str(error):
                 raise
             return self._schema.before(self._db)
+        if row is None or not str(row[0]).isdigit():
+            raise StoreError(UNFIT, f"{self.path}: {self._schema.prefix}_meta does not tell the number of its schema")
         return int(row[0])
 
     def _migrate(self, version: int) -> None:
