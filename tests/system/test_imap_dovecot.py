@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+import socket
+import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +28,9 @@ NUMBERS = itertools.count(1)
 NESTED = ("Archive/2013/Q1", "Archive/2013/Q2", "INBOX/Deep/er")
 MODIFIED = ("Entw&APw-rfe", "&U,BTFw-/&ZeVnLIqe-", "R&-D", "&2D3eAA-", "a &Jjo-! b")  # RFC 3501 5.1.3
 ODD = ('q"uote', "back\\slash", "percent%", "cur", "new", "tmp", ".removed", "-x", "a b", "inbox2", "{3}", "(x)", "[y]")
+SELDOM = 'recent = { present = "6h", absent = "6h" }\nfull = { present = "6h", absent = "6h" }'  # so that only push brings news
+SLOW_BYTES_S = 2e6
+PIECE_BYTES = 1 << 14
 ALL_FLAGS = ("\\Seen", "\\Flagged", "\\Answered", "\\Draft", "\\Deleted", "$Forwarded", "NonJunk", "x-1")
 
 
@@ -216,3 +225,114 @@ def holds(syncer: Syncer, user: MailUser, uids: list[int]) -> bool:
     if not syncer.database.exists() or not syncer.rows("SELECT 1 FROM sqlite_master WHERE name = 'imap_folder'"):
         return False
     return "INBOX" in syncer.paths(user.name) and sorted(syncer.files(user.name, "INBOX")) == uids
+
+
+class SlowWay:
+    """A way of SLOW_BYTES_S from a server to its clients. `said` is what each client has sent, in the order they came."""
+
+    def __init__(self, port: int) -> None:
+        self.said: list[bytearray] = []
+        self._target = port
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._start(self._accept)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        for each in (self._listener, *self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in list(self._threads):
+            thread.join()
+        for each in (self._listener, *self._open):
+            each.close()
+
+    def _start(self, act: Callable[..., None], *words: object) -> None:
+        self._threads.append(threading.Thread(target=act, args=words))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near = self._listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [near, far]
+                self.said.append(bytearray())
+                self._start(self._carry, near, far, self.said[-1])
+                self._start(self._carry, far, near, None)
+
+    def _carry(self, source: socket.socket, target: socket.socket, said: bytearray | None) -> None:
+        with suppress(OSError):
+            while data := source.recv(PIECE_BYTES):
+                if said is None:
+                    time.sleep(len(data) / SLOW_BYTES_S)
+                else:
+                    said += data
+                target.sendall(data)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def new_way() -> Iterator[Callable[[int], SlowWay]]:
+    """Makes slow ways; at the end each is closed."""
+    made: list[SlowWay] = []
+
+    def make(port: int) -> SlowWay:
+        made.append(SlowWay(port))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize(("tls", "without"), [("none", ()), ("none", ("NOTIFY",)), ("tls", ()), ("tls", ("NOTIFY", "IDLE"))])
+def test_a_slow_way_is_packed_and_news_come_packed_too(
+    syncer: Syncer,
+    new_dovecot: Callable[..., Dovecot],
+    new_way: Callable[[int], SlowWay],
+    tls: str,
+    without: tuple[str, ...],
+) -> None:
+    dovecot = new_dovecot(off=without)
+    user = dovecot.user("far")
+    way = new_way(dovecot.tls_port if tls == "tls" else dovecot.port)
+    chance = random.Random(2)
+    user.fill("INBOX", [mail(f"m{number}", b"two words " * 100 + chance.randbytes(200).hex().encode()) for number in range(2200)])
+    user.create("other")
+    user.fill("other", [*contents(), mail("a bomb", b"z" * 20_000_000 + b"\r\n")])
+    trust = f'ca_file = "{dovecot.ca}"\n' if tls == "tls" else ""
+    syncer.settings = SELDOM if "IDLE" not in without else SELDOM.replace("6h", "1s")
+    syncer.account(user, way.port, f'{trust}log_level = "debug"\nper_user = 1', tls=tls)
+    worker = syncer.start()
+    wait_until(lambda: holds(syncer, user, list(range(1, 2201))), "INBOX is copied")
+    wait_until(lambda: len(syncer.files(user.name, "other")) == 313, "the other folder is copied")
+    packs = re.search(r"> (s\d+) COMPRESS DEFLATE", syncer.logged())
+    assert packs is not None
+    _, _, behind = syncer.logged().partition(f"< {packs[1]} OK")
+    assert behind
+    if "IDLE" not in without:
+        wait_until(lambda: " IDLE" in syncer.logged().partition(f"< {packs[1]} OK")[2], "it rests")
+    user.append("INBOX", mail("pushed"), ["\\Flagged"])
+    wait_until(lambda: holds(syncer, user, list(range(1, 2202))), "new mail is there", 30)
+    user.expunge("INBOX", "2")
+    wait_until(lambda: holds(syncer, user, [1, *range(3, 2202)]), "the expunge is followed", 30)
+    assert syncer.stop(worker) == 0
+    syncer.assert_mirrors(user)
+    if "IDLE" not in without:
+        assert len(way.said) == 1  # and the connection was never lost
+    if tls == "none":
+        assert b" IDLE\r\n" in unpacked(way.said[0])
+        assert b"DONE\r\n" in unpacked(way.said[0])
+    syncer.verify()
+
+
+def unpacked(said: bytearray) -> bytes:
+    """What a client has said behind its wish to pack, which must be all packed."""
+    _, found, packed = bytes(said).partition(b"COMPRESS DEFLATE\r\n")
+    assert found
+    return zlib.decompressobj(-15).decompress(packed)

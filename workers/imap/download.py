@@ -126,6 +126,7 @@ class Download:
             self._drop_batch()
 
     def _fetch(self, enough: Callable[[], bool]) -> None:
+        self._asked, self._wanted, self._taken = [], set(), set()  # before all that can be lost: nobody is blamed for that
         if self._session.wants_compression():
             self._session.compress()
         items = ITEMS % self._identity()
@@ -141,7 +142,6 @@ class Download:
                 if self._caution.size < ASKED:
                     return  # one at a time until it is known which one
 
-        self._asked, self._wanted, self._taken = [], set(), set()
         self._session.messages(parts(), self._open_literal, self._take, self._done)
 
     def _identity(self) -> bytes:

@@ -61,10 +61,10 @@ class Hub:
         except Lost as lost:
             self._lost(member, session, str(lost))
             return
-        if session.has_news():
-            self._news(member, session)
-        elif session.connection.stream.has_more:
+        if session.connection.stream.has_more:  # of which the selector knows nothing
             self._hear(member, session)
+        elif session.has_news():
+            self._news(member, session)
 
     def take(self, member: Member, session: Session) -> None:
         """Takes a connection out; whoever has it now ends its rest."""

@@ -86,11 +86,15 @@ class Session:
     def compress(self) -> None:
         """Packs all that follows (RFC 4978)."""
         self._slow, self._packed = False, True
+        stream = self.connection.stream
+        stream.reads_ahead = False  # what follows its OK is packed already, and may come with it
         try:
             self.connection.command(b"COMPRESS DEFLATE")
         except Declined:
             return
-        self.connection.stream.start_deflate()
+        finally:
+            stream.reads_ahead = True
+        stream.start_deflate()
 
     def folders(self, most: int) -> list[Listed]:
         """All folders, with their states where one round trip gives them (RFC 5819)."""
