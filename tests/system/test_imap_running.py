@@ -669,3 +669,62 @@ def test_a_limit_is_no_wrong_password(syncer: Syncer, new_fault_server: NewServe
     assert len(server.said("AUTHENTICATE")) == 3
     assert holds(syncer, server)
     assert syncer.stop(process) == 0
+
+
+# A command waits for it
+
+
+def wishes(syncer: Syncer, name: str) -> tuple[int, int]:
+    """Passes asked for and done."""
+    ((asked, done),) = syncer.rows("SELECT asked, done FROM imap_account WHERE name = ?", name)
+    return int(str(asked)), int(str(done))
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A port on which nobody ever answers."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+def waiting(syncer: Syncer, port: int) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+    """A worker whose one account's server says nothing, and a `sync` that waits for it."""
+    syncer.settings = SELDOM
+    syncer.account("alice", port)
+    process = syncer.start()
+    wait_standing(syncer, "alice", "syncing")
+    other = syncer.start("sync")
+    wait_until(lambda: wishes(syncer, "alice")[0] > 0, "it has asked")
+    return process, other
+
+
+def test_who_waits_for_an_account_that_is_disabled_is_told(syncer: Syncer, silent: socket.socket) -> None:
+    process, other = waiting(syncer, silent.getsockname()[1])
+    syncer.account("alice", silent.getsockname()[1], "enabled = false")
+    assert other.wait(DEADLINE_S) == 1
+    assert syncer.stop(process) == 0
+
+
+def test_who_waits_asks_anew_when_the_state_database_is_gone(syncer: Syncer, silent: socket.socket) -> None:
+    process, other = waiting(syncer, silent.getsockname()[1])
+    for path in syncer.folder.glob("imap.db*"):
+        path.unlink()
+    wait_logged(syncer, "begins anew with what lies on disk")
+    silent.close()  # from now on connections are refused
+    assert other.wait(DEADLINE_S) == TRY_AGAIN
+    assert syncer.stop(process) == 0
+
+
+def test_a_signal_while_it_begins_anew_ends_it(syncer: Syncer, new_fault_server: NewServer, tmp_path: Path) -> None:
+    script, asked = tmp_path / "token", tmp_path / "asked"
+    script.write_text(f"touch {asked}; exec sleep 4")
+    syncer.settings = SELDOM
+    syncer.account("alice", new_fault_server().port, f'token_command = "sh {script}"')
+    process = syncer.start()
+    wait_until(asked.exists, "a thread waits for a token")
+    syncer.settings += "threads = 3\n"
+    syncer.write()
+    wait_logged(syncer, "begins anew with it")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 0
+    assert len(re.findall("started:", syncer.logged())) == 1
