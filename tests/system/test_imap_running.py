@@ -716,12 +716,12 @@ def test_who_waits_asks_anew_when_the_state_database_is_gone(syncer: Syncer, sil
 
 
 def test_a_signal_while_it_begins_anew_ends_it(syncer: Syncer, new_fault_server: NewServer, tmp_path: Path) -> None:
-    script, asked = tmp_path / "token", tmp_path / "asked"
+    script, asked = tmp_path / "password", tmp_path / "asked"
     script.write_text(f"touch {asked}; exec sleep 4")
     syncer.settings = SELDOM
-    syncer.account("alice", new_fault_server().port, f'token_command = "sh {script}"')
+    syncer.account("alice", new_fault_server().port, f'password_command = "sh {script}"')
     process = syncer.start()
-    wait_until(asked.exists, "a thread waits for a token")
+    wait_until(asked.exists, "a thread waits for a password")
     syncer.settings += "threads = 3\n"
     syncer.write()
     wait_logged(syncer, "begins anew with it")
