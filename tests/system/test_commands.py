@@ -6,7 +6,9 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,27 @@ def test_status_in_a_pipe_is_plain_and_on_a_terminal_a_table(folder: Folder) -> 
     assert plain.splitlines()[2].split()[:3] == ["name", "state", "pid"]
     assert plain.splitlines()[3].split()[:2] == ["w0", "running"]
     assert "\x1b" in on_a_terminal(folder, [GUARD, "status"])
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["--help"], ["plan", "List.txt"]])
+def test_output_that_cannot_be_written_is_told_in_one_line(folder: Folder, arguments: list[str]) -> None:
+    folder.workers(1)
+    folder.up()
+    command = shlex.join([GUARD, *arguments])
+    for where, why in (("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+        done = subprocess.run(["sh", "-c", f"{command} {where}"], cwd=folder.path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (74, f"guard: can't write to standard output: {why}\n")
+    quiet = subprocess.run(["sh", "-c", f"{command} | true"], cwd=folder.path, capture_output=True, text=True, check=False)
+    assert quiet.stderr == ""
+
+
+def test_a_full_terminal_table_is_told_too(folder: Folder) -> None:
+    folder.workers(1)
+    folder.up()
+    code = "import sys; sys.stdout.isatty = lambda: True; from guard.cli import main; sys.exit(main(['status']))"
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder.path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (74, "guard: can't write to standard output: No space left on device\n")
 
 
 def test_status_before_any_guard_says_how_to_begin(folder: Folder) -> None:

@@ -470,7 +470,47 @@ def test_a_broken_config_leaves_the_old_one_in_force_and_says_so(spool: Spool, n
     assert ask(spool, "--config", str(good), "sendmail", "-f", "s@x", "a@x").returncode == 0
     wait_until(lambda: len(relay.mails) == 2, "the old relay has it")
     good.replace(spool.config)
-    wait_until(lambda: spool.logged().count("started: ") == 2, "a good one is taken again")
+    wait_until(lambda: "good again, and as before" in spool.logged(), "a good one is taken again")
+    reconfigure(spool, section("relay", relay.port, "connections = 2"))
+    wait_until(lambda: spool.logged().count("started: ") == 2, "and one that is other, by beginning anew")
+    assert spool.stop(sender) == 0
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "folder", "fifo"])
+def test_a_config_that_is_gone_for_seconds_changes_nothing(spool: Spool, new_relay: NewRelay, becomes: str) -> None:
+    relay = new_relay()
+    away = spool.folder / "away.toml"
+    sender = spool.start()
+    wait_until(lambda: "started: " in spool.logged(), "it is at work")
+    spool.config.rename(away)
+    if becomes == "folder":
+        spool.config.mkdir()
+    elif becomes == "fifo":
+        os.mkfifo(spool.config)
+    said = f"{spool.config}: is {'gone' if becomes == 'nothing' else 'no file'}; "
+    wait_until(lambda: said in spool.logged(), "it is told")
+    assert "; the config before stays in force" in spool.logged()
+    spool.environment["MAIL_CONFIG"] = str(away)
+    add(spool, {"subject": "meanwhile"})
+    wait_until(lambda: relay.subjects() == ["meanwhile"], "the relay has it")
+    if becomes == "folder":
+        spool.config.rmdir()
+    away.replace(spool.config)
+    wait_until(lambda: "good again, and as before" in spool.logged(), "it is back")
+    assert spool.logged().count("stays in force") == spool.logged().count("started: ") == 1
+    assert not spool.delivered()
+    assert spool.stop(sender) == 0
+
+
+def test_what_changes_for_imap_sync_alone_does_not_touch_the_sender(spool: Spool, new_relay: NewRelay) -> None:
+    relay = new_relay()
+    sender = spool.start()
+    wait_until(lambda: "started: " in spool.logged(), "it is at work")
+    reconfigure(spool, section("relay", relay.port) + '[[imap.accounts]]\nname = "a"\nhost = "h"\nenabled = false\n')
+    time.sleep(3.5)  # two ticks and more
+    assert "the config" not in spool.logged()
+    reconfigure(spool, section("relay", relay.port, "connections = 2"))
+    wait_until(lambda: spool.logged().count("started: ") == 2, "a change that it uses is taken")
     assert spool.stop(sender) == 0
 
 

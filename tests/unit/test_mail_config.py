@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grp
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from workers.mail import load as load_module
-from workers.mail.config import Config
+from workers.mail.config import Config, says_the_same
 from workers.mail.errors import CONFIG, Refused
-from workers.mail.load import find, load
+from workers.mail.load import find, find_again, load, load_again, stamp
 
 
 def written(folder: Path, text: str, mode: int = 0o600) -> str:
@@ -105,6 +107,25 @@ def test_each_key_of_the_spool_is_read(tmp_path: Path, line: str, key: str, valu
     assert getattr(loaded(tmp_path, f"[spool]\n{line}\n"), key) == value
 
 
+def test_a_secret_in_the_file_is_never_told(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        loaded(tmp_path, '[relay]\nhost = "h"\nuser = "u"\nPassword = "s3cret"\n')
+    assert "use password_file" in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_what_readme_shows_as_a_default_means_the_same_when_it_is_written_out(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    for head, table in (("All keys of `[spool]`", "spool"), ("All keys of `[imap]`", "imap")):
+        paragraph = readme.split(head)[1].partition("\n\n")[0].partition("Of `[relay]`")[0]
+        shown = re.findall(r"`([a-z_]+ = [^`]+)`", paragraph)
+        assert len(shown) >= 7
+        given = loaded(tmp_path, f"[{table}]\n" + "\n".join(shown))
+        defaults = loaded(tmp_path, "")
+        one, other = (given.imap, defaults.imap) if table == "imap" else (given, defaults)
+        assert says_the_same(one, other, without=("_imap", "stamp")), shown
+
+
 def test_aliases_are_read_in_lower_case(tmp_path: Path) -> None:
     config = loaded(tmp_path, '[aliases]\nRoot = "a@b"\nteam = ["c@d", "e@f"]\n')
     assert config.aliases == {"root": ["a@b"], "team": ["c@d", "e@f"]}
@@ -141,6 +162,12 @@ def test_aliases_are_read_in_lower_case(tmp_path: Path) -> None:
         ("[aliases]\nroot = []\n", ["aliases.root"]),
         ('[aliases]\n"a@b" = "c@d"\n', ['aliases."a@b"', "a name with"]),
         ('[aliases]\nroot = "a@b\\r\\nc"\n', ["aliases.root", "control"]),
+        ("[spol]\n", ["spol: unknown; did you mean spool? known are spool, aliases"]),
+        ('[spool]\nmax_ages = "1d"\n', ["spool.max_ages: unknown; did you mean max_age? known are state"]),
+        ("[spool]\nquux = 1\n", ["spool.quux: unknown; known are"]),
+        ('[spool]\npassword = "x"\n', ["spool.password: unknown; known are"]),
+        ('[relay]\nhost = "h"\npassword = "x"\n', ["relay.password: secrets do not stand in mail.toml; use password_file"]),
+        ('[relay]\nhost = "h:25"\n', ["relay.host: needs the host alone: the port has a key of its own: port = 25"]),
         ('[spool]\nstate = "${SURELY_NOT_SET}"\n', ["spool.state", "SURELY_NOT_SET"]),
         ("[spool\n", ["TOML"]),
     ],
@@ -156,6 +183,113 @@ def test_a_mistake_names_file_key_and_what_is_allowed(tmp_path: Path, text: str,
 def test_a_config_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="--config"):
         load(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "socket", "device"])
+def test_a_config_that_is_no_file_is_refused_at_once_and_nothing_stays_open(tmp_path: Path, kind: str) -> None:
+    path = str(tmp_path / "mail.toml")
+    if kind == "folder":
+        os.mkdir(path)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+    else:
+        os.symlink("/dev/zero", path)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(Refused, match=f"^{path}: is no file; .*--config") as refused:
+        load(path)
+    assert refused.value.status == CONFIG
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The user's file and the system's, neither there yet."""
+    own, system = tmp_path / "home" / ".config" / "semguard" / "mail.toml", tmp_path / "etc" / "mail.toml"
+    for path in (own, system):
+        path.parent.mkdir(parents=True)
+    monkeypatch.setattr(load_module, "SYSTEM_FILE", str(system))
+    monkeypatch.setattr(load_module, "_home", lambda: str(tmp_path / "home"))
+    monkeypatch.delenv("MAIL_CONFIG", raising=False)
+    return own, system
+
+
+def test_one_at_work_never_falls_back_to_less_than_its_own_file(places: tuple[Path, Path]) -> None:
+    own, system = places
+    own.write_text('[spool]\nmax_age = "2d"\n')
+    before = load()
+    own.rename(own.parent / "away")
+    for there in (False, True):
+        if there:
+            system.touch()
+        assert find_again(before) == str(own)
+        assert stamp(find_again(before)) != before.stamp
+        with pytest.raises(Refused, match=f"^{own}: is gone; put it back") as refused:
+            load_again(before)
+        assert refused.value.status == CONFIG
+    (own.parent / "away").rename(own)
+    assert stamp(find_again(before)) == before.stamp
+    assert load_again(before).max_age_s == 2 * 86400
+
+
+def test_one_at_work_takes_a_greater_file_and_one_that_appears(places: tuple[Path, Path]) -> None:
+    own, system = places
+    none = load()
+    assert none.path is find_again(none) is load_again(none).path is None
+    system.touch()
+    assert load_again(none).path == find_again(none) == str(system)
+    of_system = load()
+    own.touch()
+    assert load_again(of_system).path == find_again(of_system) == str(own)
+    own.unlink()
+    system.unlink()
+    with pytest.raises(Refused, match=f"^{system}: is gone"):
+        load_again(of_system)
+
+
+def test_a_file_asked_for_by_name_that_goes_is_gone_too(tmp_path: Path, places: tuple[Path, Path]) -> None:
+    places[1].touch()
+    config = loaded(tmp_path, "")
+    os.unlink(tmp_path / "mail.toml")
+    with pytest.raises(Refused, match=r"mail\.toml: is gone"):
+        load_again(config)
+
+
+FULL = """
+[spool]
+max_age = "2d"
+[aliases]
+root = "a@b"
+[relay]
+host = "h"
+[routes."example.net"]
+host = "g"
+[identity."*"]
+name = "N"
+dkim = { selector = "s", key_file = "k" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"2d"', '"3d"'),
+        ('"a@b"', '["a@b", "c@d"]'),
+        ('"h"', '"i"'),
+        ('"g"', '"g"\nport = 25'),
+        ("example.net", "example.org"),
+        ('"N"', '"M"'),
+        ('"k"', '"l"'),
+        ("*", "a@b"),
+    ],
+)
+def test_any_difference_in_what_a_sender_uses_is_one(tmp_path: Path, old: str, new: str) -> None:
+    before = loaded(tmp_path, FULL)
+    assert says_the_same(before, loaded(tmp_path, FULL), without=("stamp",))
+    assert FULL.count(old) == 1
+    assert not says_the_same(before, loaded(tmp_path, FULL.replace(old, new)), without=("stamp",))
 
 
 def test_a_config_that_anyone_may_write_is_refused(tmp_path: Path) -> None:

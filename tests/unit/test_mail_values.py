@@ -86,8 +86,19 @@ def test_wrong_fingerprints(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a b", "a/b", "u@h", "a\tb", "b\u00fccher.example", "a\x7fb"])
 def test_wrong_hosts(text: str) -> None:
-    with pytest.raises(ValueError, match=r"smtp\.example\.org"):
-        host(text)
+    with pytest.raises(ValueError, match=r"imap\.example\.org"):
+        host("imap.example.org")(text)
+
+
+@pytest.mark.parametrize("text", ["localhost:993", "192.0.2.1:993", "[::1]:993"])
+def test_a_port_does_not_stand_in_the_host(text: str) -> None:
+    with pytest.raises(ValueError, match=r"host alone.*port = 993$"):
+        host("x")(text)
+
+
+@pytest.mark.parametrize("text", ["localhost", "192.0.2.1", "::1", "2001:db8::993", "[::1]"])
+def test_hosts(text: str) -> None:
+    assert host("x")(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "a..b", ".a", "a b", "\u00e4", "a;b"])

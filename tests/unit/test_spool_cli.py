@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from guard import __version__
+from workers.mail.words import when
 from workers.spool.cli import main
+from workers.spool.log import event
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -91,6 +94,11 @@ def test_every_command_explains_itself(run: Run, words: list[str]) -> None:
     assert max(map(len, out.splitlines())) <= 120
 
 
+def test_help_and_version(run: Run) -> None:
+    assert run("smtp-spool", "help") == run("smtp-spool", "--help")
+    assert run("smtp-spool", "--version") == run("smtp-spool", "-V") == (0, f"semguard {__version__}\n", "")
+
+
 def test_an_empty_queue_is_shown_without_making_one(run: Run, tmp_path: Path) -> None:
     assert run("smtp-spool", "list") == (0, "Nothing is queued.\n", "")
     assert run("smtp-spool", "count") == (0, "0\n", "")
@@ -120,3 +128,9 @@ def test_config_may_be_named_before_or_behind_the_command(run: Run, tmp_path: Pa
     assert run("smtp-spool", "count", f"--config={other}")[1] == "1\n"
     assert run("smtp-spool", "count", "--config", other)[1] == "1\n"
     assert run("smtp-spool", "count")[1] == "0\n"
+
+
+@pytest.mark.parametrize(("span_s", "words"), [(-1, "now"), (0, "now"), (0.004, "now"), (0.5, "in 0.50 s"), (300, "in 5 min")])
+def test_what_is_due_is_due_now(span_s: float, words: str) -> None:
+    assert when(span_s) == words
+    assert event(1, "a@x", "deferred", "deferred", "450 later", span_s).endswith(f"450 later; next try {words}")

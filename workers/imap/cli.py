@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from workers.mail.errors import IO, OK, USAGE, Refused
+from workers.mail.command import perform, version
+from workers.mail.errors import OK, USAGE, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,14 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit status (sysexits.h). `argv` as in sys.argv."""
     words = list(sys.argv if argv is None else argv)
     os.umask(0o077)
-    try:
-        return _dispatch(words[1:])
-    except Refused as refused:
-        print(f"imap-sync: {refused}", file=sys.stderr)
-        return refused.status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more when it flushes at its end
-        return IO
+    return perform("imap-sync", lambda: _dispatch(words[1:]))
 
 
 def _dispatch(words: list[str]) -> int:
@@ -35,12 +29,16 @@ def _dispatch(words: list[str]) -> int:
         option, words = words[0], words[1:]
         if option in ("--help", "-h"):
             return _help("HELP")
+        if option in ("--version", "-V"):
+            return _print(version())
         if option == "--config" and words:
             explicit, words = words[0], words[1:]
         elif option.startswith("--config="):
             explicit = option.partition("=")[2]
         else:
             raise Refused(USAGE, f"unknown option {option}, or its value is missing; see imap-sync --help")
+    if words == ["help"]:
+        return _help("HELP")
     if not words or words[0] not in COMMANDS:
         what = f"unknown command {words[0]}" if words else "no command"
         raise Refused(USAGE, f"{what}; known are {', '.join(COMMANDS)}; see imap-sync --help")

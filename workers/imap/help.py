@@ -21,7 +21,8 @@ Keeps a complete, always current copy of IMAP accounts in Maildirs. The servers 
                              what is said on the connections, in the log of the running worker
 
 The config is the first of: --config FILE, $MAIL_CONFIG, ~/.config/semguard/mail.toml, /etc/semguard/mail.toml; in it
-[imap] and an [[imap.accounts]] for each account. `imap-sync COMMAND --help` tells more.
+[imap] and an [[imap.accounts]] for each account. Relative paths in it start at its own folder.
+`imap-sync COMMAND --help` tells more.
 """
 RUN_HELP = """\
 usage: imap-sync run

@@ -19,7 +19,7 @@ from workers.imap.log import Log
 from workers.imap.reports import Reports
 from workers.imap.visit import number_of, os_refused
 from workers.mail.errors import OK, TRY_AGAIN, Refused
-from workers.mail.load import find_again, load, stamp
+from workers.mail.load import find_again, load_again, stamp
 from workers.mail.notify import Notifier
 from workers.mail.words import plain
 from workers.spool.refusal import store_refused
@@ -182,7 +182,7 @@ class Worker:
             return
         self._stamp = found
         try:
-            config = load(self._config.asked_for)
+            config = load_again(self._config)
         except Refused as error:
             self.log.complain(f"{error}; the config before stays in force")
             return

@@ -168,3 +168,13 @@ class Config:
     def identity(self, sender: str) -> Identity | None:
         """The sender's own identity, else the one for all, else None. An own one takes nothing from the one for all."""
         return self.identities.get(sender.rstrip(".").lower()) or self.identities.get(EVERYBODY)
+
+
+def says_the_same(one: object, other: object, *, without: tuple[str, ...] = ()) -> bool:
+    """Whether two values of the config are equal in all that they hold, these attributes apart."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(says_the_same(one[key], other[key]) for key in one)
+    slots: tuple[str, ...] | None = getattr(type(one), "__slots__", None)
+    if slots is None or type(one) is not type(other):
+        return one == other
+    return all(says_the_same(getattr(one, slot), getattr(other, slot)) for slot in slots if slot not in without)

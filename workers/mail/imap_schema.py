@@ -86,7 +86,7 @@ def _accounts(path: str, section: Section, hidden_names: frozenset[str]) -> list
 
 
 def _account(section: Section, name: str, hidden_names: frozenset[str]) -> Account:
-    host = section.take("host", values.host, str, None)
+    host = section.take("host", values.host("imap.example.org"), str, None)
     if host is None:
         raise section.mistake("host", "the name or address of the account's IMAP server")
     tls = section.take("tls", values.choice(*TLS_PORTS), str, "tls")

@@ -6,8 +6,10 @@ Nothing heavy is imported unless a file exists: each sendmail call passes here.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
+import stat
 
 from workers.mail.config import Config
 from workers.mail.errors import CONFIG, NOT_ALLOWED, Refused
@@ -25,11 +27,18 @@ def load(explicit: str | None = None) -> Config:
 
     Raises Refused(78) naming file, key and what is allowed; Refused(77) for a file that this user can't read.
     """
-    found = find(explicit, os.environ.get("MAIL_CONFIG"), _home())
-    seen = stamp(found)  # before it is read, so that a change behind it is one
-    config = _loaded(found)
-    config.asked_for, config.stamp = explicit, seen
-    return config
+    return _load(find(explicit, os.environ.get("MAIL_CONFIG"), _home()), explicit)
+
+
+def load_again(config: Config) -> Config:
+    """The config that one at work with `config` has to take: never defaults or a lesser file because its own is gone.
+
+    Raises Refused as `load` does, and for a file that is gone: `config` stays in force.
+    """
+    found = find_again(config)
+    if found is not None and found == config.path and not os.path.lexists(found):
+        raise Refused(CONFIG, f"{found}: is gone; put it back (an empty file means: no config)")
+    return _load(found, config.asked_for)
 
 
 def stamp(path: str | None) -> tuple[str, int, int, int] | None:
@@ -44,8 +53,16 @@ def stamp(path: str | None) -> tuple[str, int, int, int] | None:
 
 
 def find_again(config: Config) -> str | None:
-    """The path of the file that would be read now in place of `config`'s."""
-    return find(config.asked_for, os.environ.get("MAIL_CONFIG"), _home())
+    """The path of the file to be read now in place of `config`'s: its own, also when that is gone, or a greater one."""
+    found = find(config.asked_for, os.environ.get("MAIL_CONFIG"), _home())
+    return config.path if config.path is not None and found in (None, SYSTEM_FILE) else found
+
+
+def _load(path: str | None, explicit: str | None) -> Config:
+    seen = stamp(path)  # before it is read, so that a change behind it is one
+    config = _loaded(path)
+    config.asked_for, config.stamp = explicit, seen
+    return config
 
 
 def _loaded(path: str | None) -> Config:
@@ -98,14 +115,20 @@ def _home() -> str | None:
 
 def _read(path: str) -> bytes:
     """The file's bytes, if its owner may be trusted; judged on the open file, so that none is slipped in between."""
+    no_file = Refused(CONFIG, f"{path}: is no file; put the config there, or name another with --config or $MAIL_CONFIG")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except PermissionError as error:
         raise Refused(NOT_ALLOWED, f"{path}: {error.strerror}; this user may not read the mail config") from None
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise no_file from None
         raise Refused(CONFIG, f"{path}: {error.strerror}; name an existing file with --config or $MAIL_CONFIG") from None
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(fd)
+        raise no_file
     with open(fd, "rb") as file:
-        facts = os.fstat(fd)
         if facts.st_uid not in (0, os.geteuid()):
             raise Refused(CONFIG, f"{path}: belongs to user id {facts.st_uid}; it must belong to you or to root")
         if facts.st_mode & 0o002:

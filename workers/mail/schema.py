@@ -38,6 +38,7 @@ SPOOL_KEYS = (
     "priorities",
 )
 SECRET_KEYS = ("password_command", "password_file", "token_command")
+INLINE = ("password", "passwd", "pass", "secret", "token")  # what people write for a secret itself
 LOGIN_KEYS = ("user", *SECRET_KEYS)
 CERTIFICATE_KEYS = ("cert_file", "key_file")
 LIMIT_KEYS = ("connections", "mails_per_connection", "recipients", "rate", "auth_pause")
@@ -76,7 +77,7 @@ def configure(path: str, default_state: str | None, table: dict[str, Any], names
 
 def read_relay(section: Section, name: str, hidden_names: frozenset[str], why_host: str) -> Relay:
     """The relay that a table describes, as lane `name`. Raises Refused."""
-    host = section.take("host", values.host, str, None)
+    host = section.take("host", values.host("smtp.example.org"), str, None)
     if host is None:
         raise section.mistake("host", why_host)
     tls = section.take("tls", values.choice(*TLS_PORTS), str, "starttls")
@@ -177,6 +178,16 @@ def _group(text: str) -> str:
     return text
 
 
+def _unknown(key: str, known: tuple[str, ...]) -> str:
+    """What to do about a key that there is not."""
+    if key.lower() in INLINE and "password_file" in known:
+        return "secrets do not stand in mail.toml; use password_file (or password_command, token_command)"
+    from difflib import get_close_matches
+
+    near = get_close_matches(key, known, 1)
+    return f"unknown; {f'did you mean {near[0]}? ' if near else ''}known are {', '.join(known)}"
+
+
 class Section:
     """One table of mail.toml, which turns a wrong value into a mistake with file, key and what is allowed.
 
@@ -191,7 +202,7 @@ class Section:
         self.table: dict[str, Any] = table
         for key in table:
             if known is not None and key not in known:
-                raise Refused(CONFIG, f"{path}: {values.dotted(name, key)}: unknown; known are {', '.join(known)}")
+                raise Refused(CONFIG, f"{path}: {values.dotted(name, key)}: {_unknown(key, known)}")
 
     def inner(self, key: str, known: tuple[str, ...] | None) -> Section:
         """The table under `key`; an empty one when there is none."""

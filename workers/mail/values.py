@@ -79,11 +79,18 @@ def words(text: str) -> str:
     return text
 
 
-def host(text: str) -> str:
-    """The name or IP address of a host. Raises ValueError."""
-    if not text or not text.isascii() or not text.isprintable() or any(sign in text for sign in " /@"):
-        raise ValueError('the name or address of a host such as "smtp.example.org"')
-    return text
+def host(example: str) -> Callable[[str], str]:
+    """A reader of names and IP addresses of hosts."""
+
+    def read(text: str) -> str:
+        if not text or not text.isascii() or not text.isprintable() or any(sign in text for sign in " /@"):
+            raise ValueError(f'the name or address of a host such as "{example}"')
+        name, _, port = text.rpartition(":")
+        if port.isdigit() and (":" not in name or name.endswith("]")):  # with more colons it is an IPv6 address
+            raise ValueError(f"the host alone: the port has a key of its own: port = {port}")
+        return text
+
+    return read
 
 
 def selector(text: str) -> str:

@@ -13,6 +13,11 @@ def plain(text: bytes | str) -> str:
     return words if len(words) <= MOST_SIGNS else words[:MOST_SIGNS] + "…"
 
 
+def when(span_s: float) -> str:
+    """How far off something is: `in 40 s`, `in 5 min`, `now`."""
+    return f"in {seconds(span_s)}" if span_s >= 0.005 else "now"  # less would be told as 0.00 s
+
+
 def seconds(span_s: float) -> str:
     """A span for people: `0.12 s`, `40 s`, `5 min`, `2 h`."""
     if span_s < 10:

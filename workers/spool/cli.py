@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from workers.mail.errors import IO, OK, USAGE, Refused
+from workers.mail.command import Unwritten, complain, perform, version
+from workers.mail.errors import OK, USAGE, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,16 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     words = list(sys.argv if argv is None else argv)
     os.umask(0o077)
     name = os.path.basename(words[0]) if words else ""
-    try:
-        if name in AS_SENDMAIL:
-            return _sendmail(words[1:], None, name)
-        return _dispatch(words[1:])
-    except Refused as refused:
-        print(f"{name or 'smtp-spool'}: {refused}", file=sys.stderr)
-        return refused.status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more when it flushes at its end
-        return IO
+    if name in AS_SENDMAIL:
+        return perform(name, lambda: _sendmail(words[1:], None, name))
+    return perform(name or "smtp-spool", lambda: _dispatch(words[1:]))
 
 
 def _dispatch(words: list[str]) -> int:
@@ -44,12 +38,16 @@ def _dispatch(words: list[str]) -> int:
         option, words = words[0], words[1:]
         if option in ("--help", "-h"):
             return _help("HELP")
+        if option in ("--version", "-V"):
+            return _print(version())
         if option == "--config" and words:
             explicit, words = words[0], words[1:]
         elif option.startswith("--config="):
             explicit = option.partition("=")[2]
         else:
             raise Refused(USAGE, f"unknown option {option}, or its value is missing; see smtp-spool --help")
+    if words == ["help"]:
+        return _help("HELP")
     if words and words[0] in AS_SENDMAIL:
         return _sendmail(words[1:], explicit, words[0])
     if not words or words[0] not in COMMANDS:
@@ -129,7 +127,12 @@ def _add(config: Config, _: Words) -> int:
 def _send(config: Config, words: Words) -> int:
     from workers.spool.templated import send
 
-    return _print(send(config, words))
+    number = send(config, words)
+    try:
+        return _print(f"{number}\n")
+    except Unwritten as error:
+        complain(f"smtp-spool: mail {number} is queued, but its number: {error}")  # who sends again would send it twice
+        return OK
 
 
 def _preview(config: Config, words: Words) -> int:

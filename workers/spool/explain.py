@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from workers.mail.errors import DATA, Refused
-from workers.mail.words import plain, seconds
+from workers.mail.words import plain, seconds, when
 from workers.spool.claims import NEVER
 from workers.spool.listing import COLUMNS, read
 from workers.store.leases import boot_time, is_dead, myself, owners
@@ -166,16 +166,12 @@ def _reason(spool: SqliteDatabase, row: dict[str, Any], trouble: tuple[str, floa
         reason = f"no sender is at work: start guard, or smtp-spool run{last}"
     elif trouble is not None:
         until = trouble[1]
-        reason = f"{row['lane']} is in trouble: {trouble[0]}; next try {_in(until, now)}"
+        reason = f"{row['lane']} is in trouble: {trouble[0]}; next try {when(until - now)}"
     elif row["due_at"] > now:
         until = row["due_at"]
         what = "waits for its time" if state == "queued" else f"next try after {row['attempts']} failed"
-        reason = f"{what}, {_in(until, now)}{last}"
+        reason = f"{what}, {when(until - now)}{last}"
     else:
         key = {"lane": row["lane"], "now": now, "priority": row["priority"], "id": row["id"]}
         reason = f"is due; {spool.run('admin.ahead', key)[0][0]} others of {row['lane']} go before it{last}"
     return {"address": row["address"], "state": state, "reason": plain(reason), "until": until}
-
-
-def _in(until: float, now: float) -> str:
-    return "now" if until <= now else f"in {seconds(until - now)}"

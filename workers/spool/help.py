@@ -23,7 +23,7 @@ Accepts mail durably and sends it through a relay.
   prune, update-schema       old mails, the database's schema; both are done by themselves too
 
 The config is the first of: --config FILE, $MAIL_CONFIG, ~/.config/semguard/mail.toml, /etc/semguard/mail.toml.
-Without a [relay] in it, mail is delivered into a Maildir.
+Relative paths in it start at its own folder. Without a [relay] in it, mail is delivered into a Maildir.
 Called as `sendmail`, `mailq` or `newaliases` it behaves as these. `smtp-spool COMMAND --help` tells more.
 """
 SENDMAIL_HELP = """\

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workers.mail.errors import NOT_ALLOWED, Refused
-from workers.mail.words import plain, seconds
+from workers.mail.words import plain, seconds, when
 from workers.spool.accept import open_spool
 from workers.spool.refusal import store_refused
 from workers.store.database import StoreError
@@ -70,13 +70,12 @@ def as_table(found: list[dict[str, Any]], now: float) -> str:
 
 def _cells(row: dict[str, Any], now: float) -> tuple[str, ...]:
     waits = row["state"] in ("queued", "deferred", "unknown")
-    due_s = max(0.0, row["due_at"] - now)
     return (
         str(row["mail_id"]),
         seconds(max(0.0, now - row["created_at"])),
         row["state"],
         str(row["attempts"]),
-        ("now" if due_s == 0 else f"in {seconds(due_s)}") if waits else "-",
+        when(row["due_at"] - now) if waits else "-",
         plain(row["address"]),
         plain(row["answer"]),
     )

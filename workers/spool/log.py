@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import suppress
 
-from workers.mail.words import plain, seconds
+from workers.mail.words import plain, when
 
 
 def line(text: str) -> None:
@@ -28,4 +28,4 @@ def event(mail_id: int, address: str, state: str, verdict: str, answer: str, wai
         return f"{head} goes again at once: {answer}"
     if wait_s > 1e9:
         return f"{head} {state}: {answer}; held, see smtp-spool release"
-    return f"{head} {state}: {answer}; next try in {seconds(max(0.0, wait_s))}"
+    return f"{head} {state}: {answer}; next try {when(wait_s)}"

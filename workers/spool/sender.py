@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from workers.mail.errors import OK, TRY_AGAIN
-from workers.mail.words import plain, seconds
+from workers.mail.words import plain, when
 from workers.spool import claims, recovery
 from workers.spool.attempt import Attempt
 from workers.spool.claims import NEVER, Result
@@ -181,7 +181,7 @@ class Sender:
         """A line about a lane; what stops it is written down for those who ask why."""
         left_s = lane.gate.left_s(asyncio.get_running_loop().time())
         if lane.gate.is_shut():
-            self.problem(f"{lane.title}: {text}; next try in {seconds(left_s)}")
+            self.problem(f"{lane.title}: {text}; next try {when(left_s)}")
             row: tuple[Any, ...] = (lane.name, text, time.time() + left_s, time.time())
             self.start(self._note("sender.note_lane", row))
         else:

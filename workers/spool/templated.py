@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from workers.mail.errors import DATA, USAGE, Refused
+from workers.mail.errors import DATA, IO, USAGE, Refused
 from workers.spool import compose, entry, templating
 from workers.spool.intake import date
 from workers.spool.sendmail import store
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from workers.spool.commandline import Words
 
 
-def send(config: Config, words: Words) -> str:
-    """Queues one mail from a template; a line with its id. Raises Refused."""
+def send(config: Config, words: Words) -> int:
+    """Queues one mail from a template; its id. Raises Refused."""
     if not words.values.get("--to"):
         raise Refused(USAGE, "--to ADDRESS is missing; it may stand more than once")
     fields: dict[str, Any] = {"template": _template(words), "to": words.values["--to"], "data": _data(words)}
@@ -29,7 +29,7 @@ def send(config: Config, words: Words) -> str:
         mail = entry.mail(config, fields, now)
     except entry.EntryError as error:
         raise Refused(DATA, str(error)) from None
-    return f"{store(config, [mail], now)[0]}\n"
+    return store(config, [mail], now)[0]
 
 
 def preview(config: Config, words: Words) -> str:
@@ -68,7 +68,10 @@ def _data(words: Words) -> dict[str, Any]:
     if text is None:
         return {}
     if text == "-":
-        text = sys.stdin.read()
+        try:
+            text = sys.stdin.read()
+        except OSError as error:
+            raise Refused(IO, f"standard input can't be read: {error.strerror}") from None
     try:
         return entry.read(text)
     except entry.EntryError as error:

@@ -10,8 +10,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from workers.mail.config import says_the_same
 from workers.mail.errors import Refused
-from workers.mail.load import find_again, load, stamp
+from workers.mail.load import find_again, load_again, stamp
 from workers.mail.words import plain
 from workers.spool import outbox, sweep
 from workers.spool.log import line
@@ -19,6 +20,7 @@ from workers.store.database import StoreError
 from workers.store.leases import boot_time, is_dead, owners
 
 if TYPE_CHECKING:
+    from workers.mail.config import Config
     from workers.mail.notify import Notifier
     from workers.spool.notices import Notices
     from workers.spool.sender import Sender
@@ -31,6 +33,7 @@ STATUS_TICKS = 2
 OWNERS_TICKS = 15
 SWEEP_TICKS = 60
 PRUNE_TICKS = 3600
+NOT_USED = ("_imap", "asked_for", "path", "stamp")  # of the config
 
 
 class Upkeep:
@@ -50,6 +53,7 @@ class Upkeep:
         self._ticks = 0
         self._file = os.stat(database.path).st_ino
         self._config = self._seen = sender.config.stamp
+        self._is_refused = False  # what stands in mail.toml now
         self._sent = 0
 
     def start(self) -> None:
@@ -153,16 +157,28 @@ class Upkeep:
         if found != self._config and settled:
             self._config = found
             try:
-                load(config.asked_for)
+                new = load_again(config)
             except Refused as error:
                 line(f"{error}; the config before stays in force")
+                self._is_refused = True
             else:
-                line("the config has changed: begins anew with it")
-                self._sender.reload()
+                self._take(new)
         for lane in self._sender.lanes.values():
             if lane.credentials_changed():
                 line(f"{lane.title}: its credentials have changed")
                 lane.reopen()
+
+    def _take(self, new: Config) -> None:
+        """Begins anew when a sender finds something else in the new config; that of imap-sync is of no concern here."""
+        config = self._sender.config
+        if says_the_same(new, config, without=NOT_USED):
+            config.path, config.stamp = new.path, new.stamp
+            if self._is_refused:
+                line(f"config {new.path or 'none'}: good again, and as before")
+        else:
+            line("the config has changed: begins anew with it")
+            self._sender.reload()
+        self._is_refused = False
 
     async def _sweep(self) -> None:
         sender = self._sender
