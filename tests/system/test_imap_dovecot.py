@@ -20,6 +20,10 @@ from tests.system.imap_servers import SWITCHES, Dovecot
 from tests.system.imap_syncer import Syncer
 from tests.system.imap_user import MailUser
 from tests.system.mail_servers import wait_until
+from workers.imap.connection import Connection
+from workers.imap.limits import Limits
+from workers.imap.session import Session
+from workers.imap.stream import connect
 
 __all__ = ["new_dovecot", "syncer"]
 
@@ -336,3 +340,45 @@ def unpacked(said: bytearray) -> bytes:
     _, found, packed = bytes(said).partition(b"COMPRESS DEFLATE\r\n")
     assert found
     return zlib.decompressobj(-15).decompress(packed)
+
+
+def session_of(user: MailUser, port: int) -> Session:
+    """A session that is logged in and may use all that the server has."""
+    session = Session()
+    connection = session.connection = Connection(connect("127.0.0.1", port, 10), Limits(), session.hear)
+    connection.greeting()
+    connection.command(f'LOGIN {user.name} "{user.password}"'.encode())
+    found: list[bytes] = []
+    connection.command(b"CAPABILITY", take=lambda response: found.extend(response.values))
+    connection.capabilities = frozenset(found)
+    session.prepare()
+    return session
+
+
+def test_what_is_told_of_the_folder_before_is_not_taken_for_the_next_ones(user: MailUser, dovecot: Dovecot) -> None:
+    for folder in ("A", "B"):
+        user.create(folder)
+        user.fill(folder, [mail(f"{folder}{number}") for number in range(3)])
+    session = session_of(user, dovecot.port)
+    session.notify()
+    state = session.examine(b"B", None)[0]
+    for _ in range(3):
+        session.examine(b"A", None)
+        user.flag("A", "2", "\\Seen")
+        time.sleep(0.2)
+        assert session.examine(b"B", (state.epoch, state.modseq))[1:] == ([], [])
+        user.flag("A", "2", "\\Seen", "-FLAGS")
+    session.close(politely=True)
+
+
+def test_brackets_in_names(syncer: Syncer, user: MailUser) -> None:
+    for number, folder in enumerate(("a[b", "a]b", "a", "BODY[x", "c[d e]f")):
+        user.create(folder)
+        user.append(folder, mail(f"m{number}"), ["\\Seen"], 86400 * number)
+    syncer.sync()
+    syncer.assert_mirrors(user)
+    user.append("a[b", mail("later"))
+    user.append("a", mail("later"))
+    syncer.sync()
+    syncer.assert_mirrors(user)
+    syncer.verify()

@@ -591,3 +591,193 @@ def test_nothing_on_the_server_is_changed(syncer: Syncer, server: FaultServer) -
                "UID FETCH", "UID SEARCH", "IDLE", "LOGOUT"}  # fmt: skip
     assert {command.verb for command in server.commands} <= allowed
     assert not any("BODY[" in command.text.upper() for command in server.said("UID FETCH"))
+
+
+def lists(*names: tuple[str, str]) -> Fault:
+    """The fault by which these folders (name, delimiter) are listed before all others."""
+    lines = "".join(f'* LIST () "{delimiter}" "{name}"\r\n' for name, delimiter in names)
+    return Fault("LIST", Reply(lines.encode(), "on"))
+
+
+@pytest.mark.parametrize("epoch", [7, 8], ids=["same UIDVALIDITY", "another UIDVALIDITY"])
+@pytest.mark.parametrize("changes", [False, True], ids=["same mail", "other mail"])
+def test_another_delimiter_ends_no_worker_and_loses_nothing(
+    syncer: Syncer, server: FaultServer, *, epoch: int, changes: bool
+) -> None:
+    server.separator = "."
+    for name in (b"INBOX.Work", b"INBOX.Work.old"):
+        server.boxes[name] = Box(7)
+        for number in range(3):
+            server.boxes[name].append(b"Subject: %s %d\r\n\r\nhello\r\n" % (name, number), date=1_200_000_000 + number)
+    syncer.sync()
+    process = syncer.start()
+    wait_until(lambda: len(server.said("IDLE")) > 0, "the worker waits for news", 20)
+    with server.lock:
+        server.separator = "/"
+        for name in (b"INBOX.Work", b"INBOX.Work.old"):
+            box = server.boxes[name.replace(b".", b"/")] = server.boxes.pop(name)
+            box.epoch = epoch
+            if changes:
+                box.append(b"Subject: late\r\n\r\nhello\r\n")
+                box.expunge(1)
+    server.cut()
+    syncer.sync()
+    assert_copied(syncer, server)
+    syncer.verify()
+    assert process.poll() is None
+    assert syncer.stop(process) == 0
+    assert sorted(path.name for path in syncer.paths("alice").values()) == ["INBOX", "INBOX.Work", "INBOX.Work.old", "Other"]
+    assert "Traceback" not in syncer.logged()
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one later", "together"])
+def test_two_delimiters_in_one_list_are_two_folders(syncer: Syncer, server: FaultServer, *, together: bool) -> None:
+    if not together:
+        syncer.sync()
+    for number, name in enumerate((b"a.b", b"a/b", b"x.y", b"x/y")):
+        server.boxes[name] = Box(7)  # the UIDVALIDITY and the UIDs do not tell them apart
+        server.boxes[name].append(b"Subject: %s\r\n\r\nhello\r\n" % name)
+        if number == 0 and not together:
+            server.faults = [lists(("a.b", "."))]
+            syncer.sync()
+    server.faults = [lists(("a.b", "."), ("x.y", "."))]
+    process = syncer.start()
+    syncer.sync()
+    assert_copied(syncer, server)
+    assert syncer.stop(process) == 0
+    syncer.verify()
+    before = {path.stat().st_ino for path in syncer.root.glob("alice/*/cur/*")}
+    for path in syncer.folder.glob("imap.db*"):
+        path.unlink()
+    server.faults = [lists(("x.y", "."), ("x/y", "/"), ("a/b", "/"), ("a.b", "."))]
+    syncer.sync()
+    assert_copied(syncer, server)
+    assert {path.stat().st_ino for path in syncer.root.glob("alice/*/cur/*")} == before
+    assert syncer.removed("alice") == []
+    syncer.verify()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [b'* SEARCH\r\n* ESEARCH (TAG "%TAG%") UID\r\n', b"* ESEARCH (((\r\n", b"", b'* ESEARCH (TAG "%TAG%") UID ALL 1\r\n',
+     b'* ESEARCH (TAG "%TAG%") UID ALL 1:4294967296\r\n'],
+    ids=["empty", "not understood", "nothing", "too few", "no UIDs"],
+)  # fmt: skip
+def test_nothing_is_proved_by_an_answer_that_is_none(syncer: Syncer, server: FaultServer, lie: bytes) -> None:
+    syncer.sync()
+    server.faults = [Fault("UID SEARCH", Reply(lie + b"TAG OK done\r\n"))]
+    for path in (syncer.root / "alice" / "INBOX" / "cur").iterdir():
+        path.unlink()
+    done = syncer.run("verify")
+    assert done.returncode == PERSON, done.stdout
+    assert "all here" not in done.stdout
+    assert all(f"alice {name}: " in done.stdout for name in ("INBOX", "Other"))
+
+
+@pytest.mark.parametrize("epoch", [2**32, 2**40])
+def test_a_uidvalidity_that_can_be_none_is_said_and_nothing_is_copied_under_it(
+    syncer: Syncer, server: FaultServer, epoch: int
+) -> None:
+    server.boxes[b"Other"].epoch = epoch
+    said = syncer.sync(status=PERSON)
+    assert f"folder Other: EXAMINE: the server gives the UIDVALIDITY {epoch}, which can be none" in said
+    assert len(syncer.files("alice", "INBOX")) == INBOX
+    assert syncer.files("alice", "Other") == {}
+    assert syncer.run("verify").returncode == PERSON
+    server.boxes[b"Other"].epoch = 2**32 - 1
+    syncer.sync()
+    assert_copied(syncer, server)
+    syncer.verify()
+
+
+@pytest.mark.parametrize("capabilities", [BASIC, MODERN], ids=["basic", "modern"])
+def test_a_folder_of_more_gaps_than_a_line_holds_is_read(
+    syncer: Syncer, server: FaultServer, capabilities: Sequence[str]
+) -> None:
+    server.capabilities = list(capabilities)
+    gaps = 150_000
+    uids = [4_000_000_000 + 2 * number for number in range(gaps)]
+    named = f'* ESEARCH (TAG "%TAG%") UID ALL {",".join(map(str, uids))}\r\nTAG OK done\r\n'
+    if "ESEARCH" not in capabilities:
+        named = f"* SEARCH {' '.join(map(str, uids))}\r\nTAG OK done\r\n"
+    server.faults = [
+        Fault(
+            "EXAMINE", Reply(f"* {gaps} EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n* OK [UIDNEXT 4100000000] x\r\nTAG OK x\r\n".encode())
+        ),
+        Fault("UID SEARCH", Reply(named.encode())),
+        Fault("UID FETCH", Reply(b"TAG OK none\r\n")),
+    ]
+    del server.boxes[b"Other"]
+    done = syncer.run("verify", deadline_s=60)
+    assert f"{gaps} missing" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_date_that_has_changed_is_a_difference(syncer: Syncer, server: FaultServer) -> None:
+    syncer.sync()
+    server.inbox.mails[3].date += 3600
+    done = syncer.run("verify")
+    assert done.returncode == PERSON
+    assert "(UID 3)" in done.stdout
+    server.inbox.mails[3].date -= 3600
+    syncer.verify()
+
+
+def test_flags_that_change_in_a_pass_are_there_soon(syncer: Syncer, server: FaultServer) -> None:
+    """The server tells of them while another message is fetched, and never again."""
+    server.capabilities = ["IMAP4rev1", "IDLE"]
+    syncer.settings = 'recent = { present = "6h", absent = "6h" }\nfull = { present = "6h", absent = "6h" }'
+    syncer.account("alice", server.port)
+    syncer.sync()
+
+    def flag(command: Command) -> None:
+        if command.verb == "UID FETCH" and command.words[0] == b"6" and not told:
+            told.append(command)
+            server.inbox.flag(2, ["\\Flagged"])
+            server.faults = [Fault("UID FETCH", Reply(b"* 2 FETCH (FLAGS (\\Flagged))\r\n", "on"), 1)]
+
+    told: list[Command] = []
+    server.before = flag
+    server.inbox.append(b"Subject: new\r\n\r\nx\r\n")
+    process = syncer.start()
+    wait_until(lambda: bool(told), "the new one is fetched", 20)
+    wait_until(lambda: syncer.files("alice", "INBOX")[2].letters == "F", "the flag is there", 20)
+    time.sleep(1.0)
+    count = len(server.commands)
+    time.sleep(1.0)
+    assert len(server.commands) == count  # and it rests
+    assert syncer.stop(process) == 0
+
+
+def test_a_server_that_tells_flags_again_and_again_is_not_asked_for_ever(syncer: Syncer, new_fault_server: NewServer) -> None:
+    chatter = Reply(b"* 1 FETCH (UID 1 FLAGS (\\Flagged))\r\n* 2 FETCH (FLAGS (x))\r\n", "on")
+    for capabilities in (("IMAP4rev1", "IDLE"), MODERN):
+        server = new_fault_server(
+            *[Fault(verb, chatter) for verb in ("EXAMINE", "UID FETCH", "UID SEARCH")], capabilities=capabilities
+        )
+        fill(server)
+        syncer.account("alice", server.port)
+        process = syncer.start()
+        wait_until(lambda server=server: len(server.said("IDLE")) > 0, "it rests", 20)  # type: ignore[misc]
+        time.sleep(3.0)
+        assert len(server.said("EXAMINE")) < 12
+        assert syncer.stop(process) == 0
+        syncer.sync()
+
+
+@pytest.mark.parametrize("kind", [b"ESEARCH (TAG x) UID ALL ", b"SEARCH ", b"VANISHED (EARLIER) ", b"VANISHED "])
+@pytest.mark.parametrize("verb", ["EXAMINE", "UID SEARCH"])
+def test_a_set_without_end_costs_no_memory(syncer: Syncer, server: FaultServer, kind: bytes, verb: str) -> None:
+    def flood() -> Iterable[bytes]:
+        yield b"* " + kind + b"1"
+        for start in range(3, 10_000_000, 20_000):
+            yield b"".join(b",%d" % uid for uid in range(start, start + 20_000, 2))
+
+    syncer.sync()
+    server.inbox.append(b"Subject: new\r\n\r\nx\r\n")
+    server.faults = [Fault(verb, Reply(flood, "cut"))]
+    done = syncer.run("sync", deadline_s=60)
+    assert done.returncode in ANY
+    assert syncer.peak_kib() < MOST_KIB
+    server.faults = []
+    syncer.sync()
+    assert_copied(syncer, server)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -110,6 +112,37 @@ def test_equal_messages_are_not_mixed_up_when_the_uidvalidity_changes(syncer: Sy
     syncer.sync()
     syncer.assert_mirrors(user)
     syncer.verify()
+
+
+@pytest.mark.parametrize("number", [3, 12], ids=["fewer", "more than were lost"])
+def test_a_server_restored_from_a_backup_gives_uids_to_other_messages(
+    syncer: Syncer, user: MailUser, dovecot: Dovecot, number: int
+) -> None:
+    home, backup = dovecot.folder / "homes" / user.name, dovecot.folder / f"{user.name}.backup"
+    dovecot.stop()
+    copy_whole(home, backup)
+    dovecot.start()
+    fill(user, "Other", 6, 300)
+    syncer.sync()
+    lost = sorted(message.content for uid, message in user.contents("Other").items() if uid > 5)
+    dovecot.stop()
+    shutil.rmtree(home)
+    copy_whole(backup, home)
+    dovecot.start()
+    for each in range(number):
+        user.append("Other", b"Subject: later %d\r\n\r\nx\r\n" % each, date=1_400_000_000 + each)
+    if number > len(lost):  # then neither UIDNEXT nor MODSEQ tell of it, and the day's full pass finds it
+        with closing(sqlite3.connect(syncer.database)) as database, database:
+            database.execute("UPDATE imap_folder SET full_at = 0")
+    syncer.sync()
+    syncer.assert_mirrors(user)
+    assert sorted(file.path.read_bytes() for file in syncer.removed(user.name)) == lost
+    syncer.verify()
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """With owners and times."""
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
 
 
 def empty(path: Path) -> None:

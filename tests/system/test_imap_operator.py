@@ -21,7 +21,7 @@ from tests.system.imap_fixtures import new_fault_server, syncer
 from tests.system.imap_servers import make_certificates
 from tests.system.imap_store import Box, Command
 from tests.system.imap_syncer import Syncer
-from tests.system.mail_servers import ROOT, wait_until
+from tests.system.mail_servers import ROOT, free_port, wait_until
 
 __all__ = ["new_fault_server", "syncer"]
 
@@ -81,7 +81,71 @@ def test_check_counts_the_folders_that_can_be_opened(syncer: Syncer, new_fault_s
     syncer.account("alice", server.port, 'outbox = "Parent"')
     said = syncer.run("check").stdout
     assert "1 of 1 folders are copied" in said
-    assert "it has no folder Parent" in said
+    assert "it has no folder Parent (its outbox); it has no folder Sent (for sent mail: made when it is needed); 1 of" in said
+
+
+def test_check_tells_what_to_do(syncer: Syncer, new_fault_server: NewServer) -> None:
+    server = new_fault_server()
+    syncer.account("alice", server.port, 'outbox = "To send"')
+    where, again = f'[[imap.accounts]] name = "alice" in {syncer.config}', "then: imap-sync check\n"
+    done = syncer.run("check")
+    assert (done.returncode, done.stderr) == (PERSON, "")
+    assert f" folders are copied; make that folder on the server, or put outbox right at {where}; {again}" in done.stdout
+    server.boxes[b"To send"] = Box()
+    assert syncer.run("check").returncode == 0
+    password = syncer.folder / "alice.pw"
+    password.unlink()
+    done = syncer.run("check")
+    assert done.returncode == PERSON
+    assert f"{password}: No such file or directory; write the password into {password}, mode 0600; {again}" in done.stdout
+    password.write_text("correct horse\n")
+    password.chmod(0o644)
+    assert f"; take that away: chmod o= {password}\n" in syncer.run("check").stdout
+    password.chmod(0o600)
+    server.faults = [Fault("LOGIN", no(FAILED)), Fault("AUTHENTICATE", no(FAILED))]
+    source = f"password_file = {password}"
+    said = f"{FAILED.removesuffix('.')}; put user (alice) or the secret right ({source}) at {where}; {again}"
+    assert said in syncer.run("check").stdout
+
+
+def test_beside_a_worker_sync_tells_why(syncer: Syncer, new_fault_server: NewServer) -> None:
+    refuses = new_fault_server(Fault("LOGIN", no(FAILED)), Fault("AUTHENTICATE", no(FAILED)))
+    half = new_fault_server(Fault("BODY", Reply(b"NIL")), passwords={"carol": "correct horse"})
+    half.inbox.append(b"Subject: x\r\n\r\nhello\r\n")
+    syncer.account("alice", new_fault_server().port)
+    syncer.account("bob", refuses.port)
+    syncer.account("carol", half.port)
+    syncer.account("dora", free_port())
+    process = syncer.start()
+    wait_until(lambda: told(syncer)["state"] == "in step", "the worker is at work", 30)
+    for name, status, why in (
+        ("alice", 0, ""),
+        ("bob", PERSON, f"bob: login: NO {FAILED.removesuffix('.')}; imap-sync why bob\n"),
+        ("carol", PERSON, "carol: 1 message could not be fetched; imap-sync why carol\n"),
+        ("dora", LATER, "dora: can't connect: Connection refused; imap-sync why dora\n"),
+    ):
+        done = syncer.run("sync", name)
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", why)
+    done = syncer.run("sync")
+    assert done.returncode == PERSON
+    assert sorted(line.partition(":")[0] for line in done.stderr.splitlines()) == ["bob", "carol", "dora"]
+    assert syncer.stop(process) == 0
+    assert syncer.sync("carol", status=PERSON).endswith("carol: 1 message could not be fetched; imap-sync why carol\n")
+
+
+def test_a_log_that_can_not_be_written_is_said_by_the_worker(syncer: Syncer, new_fault_server: NewServer) -> None:
+    syncer.settings = 'log = "/proc/nope"'
+    syncer.account("alice", new_fault_server().port)
+    assert syncer.sync().count("log /proc/nope: No such file or directory; log lines go to standard output only") == 1
+
+
+def test_verify_does_not_call_the_outbox_uncopied(syncer: Syncer, new_fault_server: NewServer) -> None:
+    server = new_fault_server()
+    syncer.account("alice", server.port, 'outbox = "To send"')
+    syncer.sync(status=PERSON)  # it is not there yet
+    server.boxes[b"To send"] = Box()
+    done = syncer.run("verify")
+    assert done.stdout.splitlines() == ["alice INBOX: 0 messages, all here", "alice To send: 0 messages, all here", "complete"]
 
 
 def test_what_speaks_no_tls_is_told_with_the_keys_to_look_at(syncer: Syncer, new_fault_server: NewServer) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from contextlib import closing, suppress
 
-from tests.unit.imap_faults import KILL, Disk, Fate, FragileBooks, InlineThread, Killed
+from tests.unit.imap_faults import KILL, SLICE, Disk, Fate, FragileBooks, InlineThread, Killed
 from tests.unit.imap_session import FakeSession
 from tests.unit.imap_world import Server
 from workers.imap import archive
@@ -43,6 +44,8 @@ class Process:
         self.folders: dict[int, Folder] = {each.id: each for each in folders}
         self.looked = False
         self.cautions: dict[int, Caution] = {}
+        self.daily = False  # whether a full pass is the first of its day
+        self.commands = -1  # that fetch messages, before others want their turn; -1 is any number
 
     def session(self, races: dict[int, tuple[str, int, int, int]] | None = None, style: int = 0) -> FakeSession:
         """A new connection."""
@@ -73,12 +76,17 @@ class Process:
         """A pass of a folder; None when the server says No."""
         box = self.root.box(NAME, each.path)
         caution = self.cautions.setdefault(each.id, Caution())
+        each.full_at = 0.0 if self.daily else time.time()
         try:
             return FolderPass(session, box, self.books, each, self.key, caution).run(
-                full=full, enough=lambda: False, most_bytes=1e9
+                full=full, enough=self._enough, most_bytes=1e9
             )
         except Declined:
             return None
+
+    def _enough(self) -> bool:
+        self.commands -= self.commands > 0
+        return self.commands == 0
 
     def close(self) -> None:
         """Its end."""
@@ -114,10 +122,12 @@ class Copy:
         """A pass that is cut at a step, by the end of the process or a fault."""
         at, kind, full, pushed, style = how
         process = self.live()
-        process.fate.set(at, kind)
+        process.fate.set(0 if kind == SLICE else at, kind)
+        process.commands = 2 + at % 3 if kind == SLICE else -1
         before = self.messages()
         session = process.session(races, style)
         InlineThread.lazy = bool(style & 8)
+        process.daily = bool(style & 16)
         try:
             with suppress(Trouble, StoreError, OSError):
                 (process.push if pushed and process.folders else process.run)(session, full=full)
@@ -125,6 +135,7 @@ class Copy:
             self.die()
         assert not process.disk.torn, "renamed before it was synced"
         process.fate.set(0, KILL)
+        process.commands = -1
         self.note(before)
 
     def note(self, before: dict[tuple[str, int, int], bytes]) -> None:
@@ -221,15 +232,15 @@ class Copy:
     def converge(self, *, full: bool = True) -> None:
         """Undisturbed passes, `full`: everything compared; then all is equal, and there is nothing more to do."""
         contradictions = 0
+        process = self.live()
+        process.daily = full
         for _ in range(2):
             before = self.messages()
-            process = self.live()
             for each in process.run(process.session(), full=full):
                 contradictions += bool(each.contradiction)
             self.note(before)
         assert contradictions < 2  # the server never lies here; what came in an earlier pass unannounced may look like it, once
         self.check()
-        process = self.live()
         for whole in (False, True):
             for session in (process.session(), process.session()):
                 for each in process.run(session, full=whole) + process.push(session, full=whole):

@@ -14,6 +14,7 @@ from workers.imap.trouble import Lost
 from workers.store.database import FULL, StoreError
 
 KILL, LOST = "kill", "lost"  # the process ends there; or that one thing fails and the process goes on
+SLICE = "slice"  # the pass ends after so many commands, for others
 STEPS = ("rename", "link", "unlink", "utime", "open")
 
 
@@ -146,3 +147,4 @@ def patch(monkeypatch: Any) -> None:
     monkeypatch.setattr(heal, "WINDOW", 4)
     monkeypatch.setattr(heal, "HEADERS", 2)
     monkeypatch.setattr(folder, "WINDOW", 4)
+    monkeypatch.setattr(folder, "PART", 3)

@@ -16,7 +16,7 @@ FLAGS: tuple[tuple[bytes, ...], ...] = (
     (b"KW", b"\\Deleted"),
 )
 NAMES = (b"INBOX", b"a", b"b/c", b"..", b"cur")
-START = 10**9  # MODSEQ: each step back divides it, so that it never catches up with what was seen
+START = 10**18  # MODSEQ: each step back divides it, so that it never catches up with what was seen
 
 
 def internal_date(second: int) -> bytes:
@@ -50,9 +50,16 @@ class Mailbox:
         self.modseq = START
         self.messages: dict[int, Message] = {}
         self.gone: list[tuple[int, int]] = []  # modseq, uid
+        self.expunged: dict[int, Message] = {}
+        self.dates: dict[int, set[bytes]] = {}  # of all messages that ever had a UID: one restored gives some twice
+        self.later = 10000
 
     def add(self, message: Message) -> None:
-        """A new message."""
+        """A new message. A UID that is given again is given later."""
+        if message.date in self.dates.setdefault(self.uidnext, set()):
+            self.later += 1
+            message.date = internal_date(self.later)
+        self.dates[self.uidnext].add(message.date)
         self.modseq += 1
         message.modseq = self.modseq
         self.messages[self.uidnext] = message
@@ -62,6 +69,7 @@ class Mailbox:
         """A message goes."""
         self.modseq += 1
         self.gone.append((self.modseq, uid))
+        self.expunged[uid] = self.messages[uid].copy()
         return self.messages.pop(uid)
 
     def flag(self, uid: int, flags: tuple[bytes, ...]) -> None:
@@ -73,6 +81,7 @@ class Mailbox:
     def renumber(self, epoch: int, messages: list[Message], gap: int) -> None:
         """UIDVALIDITY changes."""
         self.epoch, self.uidnext, self.messages, self.gone, self.modseq = epoch, 1 + gap, {}, [], START
+        self.expunged, self.dates = {}, {}
         for each in messages:
             self.add(each)
 
@@ -82,6 +91,18 @@ class Mailbox:
         self.gone.clear()
         for each in self.messages.values():
             each.modseq = self.modseq
+
+    def restore(self, lost: int, again: int, flags: tuple[bytes, ...]) -> None:
+        """The folder as it was before its last `lost` UIDs: an expunged message is there again, and one has other flags."""
+        self.uidnext = max(1, self.uidnext - lost)
+        self.messages = {uid: each for uid, each in self.messages.items() if uid < self.uidnext}
+        self.expunged = {uid: each for uid, each in self.expunged.items() if uid < self.uidnext}
+        if self.expunged:
+            uid = sorted(self.expunged)[again % len(self.expunged)]
+            self.messages[uid] = self.expunged.pop(uid)
+        if self.messages:
+            self.messages[sorted(self.messages)[again % len(self.messages)]].flags = flags
+        self.go_back()
 
     def state(self, tier: str) -> State:
         """As STATUS and EXAMINE tell it."""
@@ -141,6 +162,11 @@ class Server:
         if box.messages:
             box.flag(sorted(box.messages)[which % len(box.messages)], FLAGS[flags % len(FLAGS)])
 
+    def _read(self, _: bytes, box: Mailbox, first: int, number: int) -> None:
+        """Of the newest messages some are looked at, one after the other."""
+        for uid in sorted(box.messages, reverse=True)[first : first + number]:
+            box.flag(uid, tuple({*box.messages[uid].flags, b"\\Seen", b"$Read"}))
+
     def _expunge(self, _: bytes, box: Mailbox, which: int, __: int) -> None:
         if box.messages:
             box.expunge(sorted(box.messages)[which % len(box.messages)])
@@ -185,6 +211,31 @@ class Server:
 
     def _back(self, _: bytes, box: Mailbox, __: int, ___: int) -> None:
         box.go_back()
+
+    def _reborn(self, _: bytes, box: Mailbox, number: int, __: int) -> None:
+        """The account is made anew: UIDVALIDITY changes, and other messages get the identities of those that were there."""
+        self.epochs += 1
+        identities = [each.identity for _, each in sorted(box.messages.items())]
+        messages = [self.message(0) for _ in range(number)]
+        for each, identity in zip(messages, identities, strict=False):
+            each.identity = identity
+        box.renumber(self.epochs, messages, 0)
+
+    def _swap(self, name: bytes, box: Mailbox, which: int, _: int) -> None:
+        """Two folders change names; their UIDVALIDITYs come from these."""
+        other = sorted(self.boxes)[which % len(self.boxes)]
+        self.boxes[name], self.boxes[other] = self.boxes[other], box
+        box.epoch, self.boxes[name].epoch = self.boxes[name].epoch, box.epoch
+
+    def _remake(self, name: bytes, box: Mailbox, number: int, kind: int) -> None:
+        """Deleted and made again, with the same UIDVALIDITY."""
+        epoch, self.boxes[name] = box.epoch, self.create(name)
+        self.boxes[name].epoch = epoch
+        for _each in range(number):
+            self.boxes[name].add(self.message(kind))
+
+    def _restore(self, _: bytes, box: Mailbox, lost: int, again: int) -> None:
+        box.restore(lost, again, FLAGS[again % len(FLAGS)])
 
     def _refill(self, _: bytes, box: Mailbox, number: int, same: int) -> None:
         """Emptied, and filled again."""

@@ -220,6 +220,18 @@ def test_what_can_not_be_opened_is_no_folder(world: World) -> None:
     assert b"[x]" not in [each.name for each in world.look().folders.values()]
 
 
+def test_a_list_that_can_not_be_read_in_full_takes_no_folder_away(world: World) -> None:
+    before = world.look().folders
+    del world.server.boxes[b"a"]
+    session = world.process.session()
+    session.unread_folders = 1
+    found = world.look(session)
+    assert found.folders.keys() == before.keys()
+    assert ("INBOX" in world.folders(), "a" in world.folders(), world.removed("a")) == (True, True, 0)
+    assert any("can't be read" in text for text, _ in found.said)
+    assert len(world.look().folders) == len(before) - 1
+
+
 def test_strays_on_disk_go_to_removed(world: World) -> None:
     stray = os.path.join(world.account, "Stray")
     for name in ("cur", "new", "tmp"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.mail_held import Disk
 from workers.imap import archive, syncing
 from workers.imap.archive import Box, Incoming, Locked, Root, name_of, prune_removed
 from workers.imap.letters import file_name
@@ -287,8 +288,11 @@ def test_a_disk_that_is_full_is_noticed_before_the_end(root: Root, monkeypatch: 
 
     enough = archive.FREE_BYTES // facts.f_frsize + 1
     assert not with_space(enough, 1000)
+    assert root.lack() == ""
     assert with_space(enough - 2, 1000)
+    assert root.lack() == f"less than 8 MiB free on {root.path}"
     assert with_space(enough, 99)
+    assert root.lack() == f"less than 100 files free on {root.path}"
 
 
 def test_a_name_is_made_of_a_row() -> None:
@@ -326,7 +330,7 @@ def slow(tmp_path: Path) -> Iterator[tuple[Syncer, Slow]]:
     os.close(fd)
 
 
-def start(syncer: Syncer, number: int, ended: list[str]) -> list[threading.Thread]:
+def start(syncer: Syncer, number: int, ended: list[str], name: str | None = None) -> list[threading.Thread]:
     def work() -> None:
         try:
             syncer.sync([])
@@ -334,7 +338,7 @@ def start(syncer: Syncer, number: int, ended: list[str]) -> list[threading.Threa
         except OSError as error:
             ended.append(str(error.errno))
 
-    threads = [threading.Thread(target=work) for _ in range(number)]
+    threads = [threading.Thread(target=work, name=name) for _ in range(number)]
     for each in threads:
         each.start()
     return threads
@@ -379,6 +383,100 @@ def test_after_an_error_a_later_sync_is_judged_by_itself(slow: tuple[Syncer, Slo
     assert call.calls == 4
 
 
+class Late(threading.Condition):
+    """A lock for which the thread `late` wakes when it is let go, long after it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        found = super().wait(timeout)
+        if threading.current_thread().name == "late":
+            self.release()
+            assert self.go.wait(20)
+            self.acquire()
+        return found
+
+
+def test_who_wakes_late_hears_of_its_own_sync(slow: tuple[Syncer, Slow]) -> None:
+    syncer, call = slow
+    syncer._lock = late = Late()
+    call.failing = {2}
+    first: list[str] = []
+    ended: list[str] = []
+    threads = start(syncer, 1, first)
+    assert call.entered.acquire(timeout=20)
+    threads += start(syncer, 1, ended, name="late")
+    wait_for(syncer, 1)
+    threads += start(syncer, 1, first)
+    wait_for(syncer, 2)
+    for _ in range(4):
+        call.go.release()
+    for each in (threads[0], threads[2]):
+        each.join()
+    for _ in range(2):
+        syncer.sync([])
+    assert (call.calls, first, ended) == (4, ["well", str(errno.EIO)], [])
+    late.go.set()
+    threads[1].join()
+    assert ended == [str(errno.EIO)]
+
+
+def test_a_sync_that_is_cut_off_is_no_sync_for_those_that_wait(
+    slow: tuple[Syncer, Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncer, _ = slow
+    ended: list[str] = []
+    calls: list[int] = []
+
+    def cut_off() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            wait_for(syncer, 1)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(syncer, "_call", cut_off)
+    syncer.sync([])
+    syncer._running = True  # so that one waits for the run that is cut off
+    threads = start(syncer, 1, ended)
+    wait_for(syncer, 1)
+    syncer._running = False
+    with pytest.raises(KeyboardInterrupt):
+        syncer.sync([])
+    for each in threads:
+        each.join()
+    assert ended == [str(errno.EINTR)]
+
+
+def test_files_of_another_file_system_are_synced_by_themselves(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    calls: list[int] = []
+    synced: list[str] = []
+
+    def syncfs(fd: int) -> int:
+        calls.append(fd)
+        return 0
+
+    monkeypatch.setattr(root.syncer, "_syncfs", syncfs)
+    monkeypatch.setattr(syncing, "sync_each", synced.extend)
+    disk = Disk(other, "1M")
+    try:
+        os.symlink(other, os.path.join(root.path, "linked"))
+        os.mkdir(os.path.join(root.path, "here"))
+        for account, where in (("linked", synced), ("here", calls)):
+            box = root.box(account, "INBOX")
+            box.make()
+            before = len(where)
+            put(box, A)
+            assert len(where) == before + 1, account
+        assert (len(calls), len(synced)) == (1, 1)
+    finally:
+        disk.close()
+
+
 def test_a_slow_sync_gives_way_to_files_synced_one_by_one(
     slow: tuple[Syncer, Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,14 +485,15 @@ def test_a_slow_sync_gives_way_to_files_synced_one_by_one(
     monkeypatch.setattr(syncing, "SLOW_S", -1.0)
     monkeypatch.setattr(syncing, "sync_each", synced.extend)
     call.go.release()
-    syncer.sync(["x"])
+    x, y, z = (str(tmp_path / name) for name in "xyz")
+    syncer.sync([x])
     assert (call.calls, synced) == (1, [])
-    syncer.sync(["y"])
-    assert (call.calls, synced) == (1, ["y"])
+    syncer.sync([y])
+    assert (call.calls, synced) == (1, [y])
     syncer._each_until = 0.0
     call.go.release()
-    syncer.sync(["z"])
-    assert (call.calls, synced) == (2, ["y"])
+    syncer.sync([z])
+    assert (call.calls, synced) == (2, [y])
 
 
 @pytest.mark.parametrize(("release", "honest"), [("5.7.0", False), ("5.8.0-rc1", True), ("6.1.0-amd64", True), ("4.19.1", False)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from guard import __version__
 from workers.imap import help as texts
 from workers.imap.books import open_state
 from workers.imap.cli import COMMANDS, main
@@ -22,6 +25,7 @@ from workers.imap.report import Report
 from workers.imap.shelf import ODD, Shelf, bits
 from workers.imap.spoken import told
 from workers.imap.wire import understood
+from workers.mail import load
 
 Run = Callable[..., tuple[int, str, str]]
 CONFIG = """\
@@ -146,12 +150,36 @@ def test_bad_words_are_refused_and_told(run: Run, folder: Path, words: list[str]
     assert sorted(path.name for path in folder.iterdir()) == ["mail.toml"]
 
 
+def test_help_and_version(run: Run) -> None:
+    assert run("help") == run("--help")
+    assert run("--version") == run("-V") == (0, f"semguard {__version__}\n", "")
+
+
 def test_looking_makes_nothing(run: Run, folder: Path) -> None:
     assert run("status")[0] == run("why", "alice")[0] == run("folders", "alice")[0] == 0
     assert account(run)["state"] == "waiting"
     assert "was not looked at yet" in run("why", "alice")[1]
     assert "no folders are known yet" in run("folders", "alice")[1]
     assert sorted(path.name for path in folder.iterdir()) == ["mail.toml"]
+
+
+def test_the_place_for_accounts_is_the_one_that_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MAIL_CONFIG")
+    monkeypatch.setattr(load, "find", lambda *_: None)
+    passwd = pwd.getpwuid(os.geteuid())
+    for uid, place in ((0, "/etc/semguard/mail.toml"), (1, f"{passwd.pw_dir}/.config/semguard/mail.toml")):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        monkeypatch.setattr(pwd, "getpwuid", lambda _: passwd)
+        assert run("sync")[1] == f"no accounts: add [[imap.accounts]] with name, host and password_file to {place}\n"
+
+
+def test_a_root_that_is_a_file_is_told_as_that(run: Run, folder: Path) -> None:
+    (folder / "archive").touch()
+    said = f"imap-sync: {folder / 'archive'}: is no folder; imap.root in mail.toml has to be a folder\n"
+    for words in (["status"], ["check"], ["why", "alice"], ["sync"], ["run"]):
+        assert run(*words)[::2] == (78, said), words
+    (folder / "mail.toml").write_text((CONFIG + ALICE).replace("archive", "archive/below"))
+    assert run("sync")[::2] == (78, said.replace("archive", "archive/below"))
 
 
 def test_without_accounts_it_is_told_what_to_do(run: Run, folder: Path) -> None:
@@ -194,12 +222,13 @@ def test_status_beside_a_worker(run: Run, books: Callable[..., None]) -> None:
     assert "is being brought in step" in run("why", "alice")[1]
 
 
-def test_status_for_people(run: Run, books: Callable[..., None]) -> None:
+def test_status_for_people(run: Run, folder: Path, books: Callable[..., None]) -> None:
     values = ("paused", "auth", "NO \x1b[31mwrong\r\npassword.", time.time() + 600, "QRESYNC NOTIFY")
     books("UPDATE imap_account SET state = ?, kind = ?, problem = ?, until = ?, demoted = ?", *values)
     books("UPDATE imap_account SET synced_at = ?", time.time() - 9.37)
     lines = run("status")[1].splitlines()
-    assert lines[0].startswith("no worker runs: start guard")
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    assert lines[0] == f"no worker runs for user {user} (copies in {folder / 'archive'}); start guard, or imap-sync run"
     assert lines[1].split() == ["account", "state", "mode", "folders", "messages", "last", "sync", "problem"]
     assert lines[2].startswith(
         "alice    paused    none  2        4         9 s ago    NO ?[31mwrong password; 1 message that the server can't give; "
@@ -220,10 +249,11 @@ def test_beside_a_worker_it_is_told_when_the_next_try_is(run: Run, books: Callab
 @pytest.mark.usefixtures("books")
 def test_folders(run: Run, folder: Path) -> None:
     found = json.loads(run("folders", "alice", "--json")[1])
-    assert [(each["name"], each["messages"], len(each["poison"])) for each in found["folders"]] == [
-        ("Entwürfe", 1, 1),
-        ("INBOX", 3, 0),
+    assert [(each["id"], each["name"], each["messages"], len(each["poison"])) for each in found["folders"]] == [
+        (2, "Entwürfe", 1, 1),
+        (1, "INBOX", 3, 0),
     ]
+    assert found["id"] == 53  # both numbers stand in the log
     lines = run("folders", "alice")[1].splitlines()
     assert lines[1].endswith(str(folder / "archive" / "alice" / "Entwürfe"))
     assert lines[2].split()[:2] == ["INBOX", "3"]
@@ -242,7 +272,11 @@ def test_folders(run: Run, folder: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("worker")
-def test_why_tells_the_problem_until_when_and_what_to_do(run: Run, books: Callable[..., None], kind: str, said: str) -> None:
+def test_why_tells_the_problem_until_when_and_what_to_do(
+    run: Run, folder: Path, books: Callable[..., None], kind: str, said: str
+) -> None:
+    (folder / "mail.toml").write_text(CONFIG + ALICE + 'outbox = "Out"\n')
+    (folder / "alice.pw").touch(0o600)
     until = time.time() + 600
     books("UPDATE imap_account SET state = 'paused', kind = ?, problem = 'it said no', until = ?, demoted = 'IDLE'", kind, until)
     text = run("why", "alice")[1]
@@ -270,6 +304,12 @@ def test_without_a_worker_nothing_happens_by_itself(run: Run, books: Callable[..
     assert "next one with the first sync after" in text
 
 
+def test_a_password_file_that_is_missing_is_to_be_written(run: Run, folder: Path, books: Callable[..., None]) -> None:
+    books("UPDATE imap_account SET kind = 'secret', problem = 'No such file or directory'")
+    said = f"Write the password into {folder / 'alice.pw'}, mode 0600; then: imap-sync sync alice."
+    assert said in run("why", "alice")[1].splitlines()
+
+
 @pytest.mark.parametrize("key", ["password_command", "token_command"])
 @pytest.mark.parametrize("kind", ["auth", "secret"])
 def test_why_prints_no_command(run: Run, folder: Path, books: Callable[..., None], key: str, kind: str) -> None:
@@ -281,7 +321,8 @@ def test_why_prints_no_command(run: Run, folder: Path, books: Callable[..., None
     assert "hush" not in text
 
 
-def test_letters_that_cannot_be_sent_are_told_with_what_to_do(run: Run, books: Callable[..., None]) -> None:
+def test_letters_that_cannot_be_sent_are_told_with_what_to_do(run: Run, folder: Path, books: Callable[..., None]) -> None:
+    (folder / "mail.toml").write_text(CONFIG + ALICE + 'outbox = "Out"\n')
     books("UPDATE imap_account SET kind = 'outbox', problem = '1 message of Out can''t be sent: no recipient'")
     books(
         "INSERT INTO imap_outbox (account, folder, epoch, uid, size_bytes, date, why) VALUES (1, ?, 9, 4, 5, 6, 'no recipient')",
@@ -290,6 +331,22 @@ def test_letters_that_cannot_be_sent_are_told_with_what_to_do(run: Run, books: C
     text = run("why", "alice")[1]
     assert "Message 4 of Out is not sent: no recipient. Save it again when that is put right." in text
     assert "put outbox right" not in text
+    for other in ('outbox = "Other"\n', ""):  # what is known of a former one is nobody's business
+        (folder / "mail.toml").write_text(CONFIG + ALICE + other)
+        text = run("why", "alice")[1]
+        assert "is not sent" not in text
+        assert "1 message of Out" not in text
+        assert "outbox" not in text
+
+
+def test_the_outbox_is_known_by_any_delimiter(run: Run, folder: Path, books: Callable[..., None]) -> None:
+    (folder / "mail.toml").write_text(CONFIG + ALICE + 'outbox = "Mail/Out"\n')
+    books("UPDATE imap_folder SET delimiter = ?", b"\\")
+    for uid, name in enumerate((b"Mail\\Out", b"Mail.Out", b"Mail/Out", b"Mail-Out")):
+        columns = "(account, folder, epoch, uid, size_bytes, date, why)"
+        books(f"INSERT INTO imap_outbox {columns} VALUES (1, ?, 9, ?, 5, 6, 'no recipient')", name, uid)
+    text = run("why", "alice")[1]
+    assert [uid for uid in range(4) if f"Message {uid} of" in text] == [0, 1, 2]
 
 
 def test_a_number_is_never_two_accounts(run: Run, folder: Path, books: Callable[..., None]) -> None:
@@ -327,7 +384,7 @@ def test_what_a_server_says_is_logged_as_it_says_it(said: bytes, shown: str) -> 
 @pytest.mark.usefixtures("books")
 def test_why_of_those_that_wait_for_nothing(run: Run) -> None:
     text = run("why", "alice")[1]
-    assert text.startswith("Nothing is tried now: no worker runs: start guard")
+    assert text.startswith("Nothing is tried now: no worker runs for user ")
     assert "alice waits for nothing: last in step at " in text
     assert "bob is disabled: enabled = false at [[imap.accounts]]" in run("why", "bob")[1]
 
@@ -359,6 +416,42 @@ def test_present_and_log_level_are_written_down(run: Run, folder: Path) -> None:
     assert (row("bob", "debug_until"), row("alice", "debug_until") > 0) == (0, True)
 
 
+def test_why_tells_of_wishes(run: Run, folder: Path) -> None:
+    run("present", "alice")
+    run("log-level", "debug", "alice")
+    text = run("why", "alice")[1]
+    until = r"until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    assert re.search(f"^Its user is here {until}, so the short intervals hold.$", text, re.MULTILINE)
+    ends = "imap-sync log-level info alice ends it"
+    assert re.search(f"^What is said on its connections is logged {until}; {ends}.$", text, re.MULTILINE)
+    run("log-level", "info")
+    assert "connections" not in run("why", "alice")[1]
+    (folder / "mail.toml").write_text(CONFIG + ALICE + 'log_level = "debug"\n' + BOB)
+    assert f'is logged: log_level = "debug" in {folder / "mail.toml"}.' in run("why", "alice")[1]
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_is_due_at_once_is_due_now(run: Run, books: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    books("UPDATE imap_account SET state = 'paused', kind = 'network', problem = 'gone', until = ?", now + 0.3)
+    books("UPDATE imap_poison SET next_try = ?", now + 0.3)
+    assert "gone; next try now; " in run("status")[1]
+    text = run("why", "alice")[1]
+    assert ", that is now." in text
+    assert "in 3 tries, next one now: " in text
+
+
+def test_a_log_that_can_not_be_written_is_told_by_check(run: Run, folder: Path) -> None:
+    (folder / "mail.toml").write_text(CONFIG + 'log = "mail.toml/log"\n')
+    place = folder / "mail.toml" / "log"
+    why = f"can't be written ({place}: Not a directory): log lines go to standard output only"
+    assert f"log      {place}, level info; {why}; put that folder or imap.log in mail.toml right\n" in run("check")[1]
+    (folder / "mail.toml").write_text(CONFIG + 'log = "new/log"\n')
+    assert f"log      {folder / 'new' / 'log'}, level info\n" in run("check")[1]
+    assert not (folder / "new").exists()
+
+
 def test_info_says_where_the_config_wants_debug(run: Run, folder: Path) -> None:
     (folder / "mail.toml").write_text(CONFIG + ALICE + 'log_level = "debug"\n' + BOB)
     assert 'alice: still debug, for log_level = "debug" in' in run("log-level", "info")[1]
@@ -388,6 +481,15 @@ def test_a_report_keeps_what_differs_in_the_same_way_twice() -> None:
         5,
         "0 messages; 4 missing (UID 1, 2, 3, 9); 1 with other flags in the name (UID 6)",
     )
+
+
+def test_a_message_that_differs_in_two_ways_is_one_difference() -> None:
+    report = Report()
+    for kind in ("size", "content", "epoch"):
+        report.note(kind, 7)
+    report.note("content", 8)
+    report.names["foreign"] = {"cur/x"}
+    assert (report.count(), report.differences()) == (5, 4)  # 7, 8, one of another UIDVALIDITY, and the file
 
 
 def test_a_report_names_the_first_few() -> None:

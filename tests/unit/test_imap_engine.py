@@ -68,6 +68,9 @@ class Session:
     def has_news(self) -> bool:
         return False
 
+    def was_flagged(self) -> bool:
+        return False
+
     def is_deaf(self, _: float) -> bool:
         return False
 

@@ -45,7 +45,7 @@ HOSTILE = [
     "5.V1.V1U2.imap-sync,S=3:2,", "--5.V1U2.imap-sync,S=3:2,", "-0.V1U2.imap-sync,S=3:2,", "5.V-1U2.imap-sync,S=3:2,",
     "5.V٣U2.imap-sync,S=3:2,", "5.V1U²" + ".imap-sync,S=3:2,", "5.VU.imap-sync,S=:2,", f"5.V{'9' * 5000}U2.imap-sync,S=3:2,",
     "5.V1U2.imap-sync,S=3\n:2,", "\udcff.V1U2.imap-sync,S=3:2,", "x5.V1U2.imap-sync,S=3:2,", "1389565725.M1P2.host:2,S",
-    "5.V1_0U2.imap-sync,S=3:2,",
+    "5.V1_0U2.imap-sync,S=3:2,", "5.V4294967296U2.imap-sync,S=3:2,", "5.V1U4294967296.imap-sync,S=3:2,",
 ]  # fmt: skip
 
 

@@ -9,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.imap import plan, sets
-from workers.imap.plan import CONDSTORE, PLAIN, QRESYNC, Seen, asks_since, compare, is_complete, make, next_poison_s, pair
+from workers.imap.plan import (
+    CONDSTORE,
+    DAY_S,
+    PLAIN,
+    QRESYNC,
+    Seen,
+    asks_since,
+    compare,
+    is_complete,
+    is_daily,
+    make,
+    next_poison_s,
+    pair,
+)
 
 TIERS = (QRESYNC, CONDSTORE, PLAIN)
 Plain = tuple[str, str, bool]
@@ -83,9 +96,59 @@ def test_without_both_the_newest_flags_are_read_again() -> None:
 
 @pytest.mark.parametrize("tier", [QRESYNC, CONDSTORE])
 @pytest.mark.parametrize(("was", "now"), [(50, 49), (50, 0), (0, 50)])
-def test_a_modseq_that_is_not_ours_any_more_reads_all_flags(tier: str, was: int, now: int) -> None:
-    assert steps(seen(modseq=was), (7, 10, 5, now), tier) == ("none", "all", False)
-    assert steps(seen(modseq=was), (7, 10, 4, now), tier) == ("all", "all", False)
+def test_a_modseq_that_is_not_ours_any_more_compares_all(tier: str, was: int, now: int) -> None:
+    assert steps(seen(modseq=was), (7, 10, 5, now), tier) == ("all", "all", False)
+    assert make(seen(modseq=was), (7, 10, 5, now), tier, full=False).marks
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_uidnext_that_goes_back_compares_all(tier: str) -> None:
+    modseq = 0 if tier == PLAIN else 60
+    made = make(seen(modseq=modseq), (7, 9, 5, modseq), tier, full=False)
+    assert (made.listing, made.flags, made.marks) == ("all", "all", True)
+
+
+@pytest.mark.parametrize("tier", [QRESYNC, CONDSTORE])
+def test_a_folder_without_modseqs_is_read_as_ever(tier: str) -> None:
+    made = make(seen(modseq=0), (7, 10, 5, 0), tier, full=False)
+    assert (made.listing, made.flags, made.marks) == ("none", "all", False)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_of_the_full_passes_one_a_day_reads_all_flags_and_marks(tier: str) -> None:
+    modseq = 0 if tier == PLAIN else 50
+    often = make(seen(modseq=modseq), (7, 10, 5, modseq), tier, full=True)
+    assert (often.listing, often.flags, often.marks) == ("all", "all" if tier == PLAIN else "since", False)
+    daily = make(seen(modseq=modseq), (7, 10, 5, modseq), tier, full=True, daily=True)
+    assert (daily.listing, daily.flags, daily.marks) == ("all", "all", True)
+
+
+@given(st.integers(0, 10**6), st.lists(st.floats(60, 2 * DAY_S), min_size=1, max_size=99))
+def test_a_day_with_full_passes_has_a_daily_one(key: int, pauses: list[float]) -> None:
+    now = last = 1_700_000_000.0
+    for pause in pauses:
+        before, now = now, now + pause
+        if is_daily(before, now, key):
+            last = now
+        assert now - last < DAY_S
+
+
+@given(st.integers(0, 10**6), st.floats(60, DAY_S / 2 - 1))
+def test_of_many_full_passes_a_day_one_is_daily(key: int, pause: float) -> None:
+    start = 1_700_000_000.0
+    number = sum(is_daily(start + pause * at, start + pause * (at + 1), key) for at in range(int(10 * DAY_S / pause)))
+    assert 9 <= number <= 11
+
+
+def test_without_a_full_pass_before_or_with_one_in_the_future_it_is_daily() -> None:
+    assert is_daily(0.0, 1_700_000_000.0, 1)
+    assert is_daily(1_700_000_100.0, 1_700_000_000.0, 1)
+
+
+def test_the_daily_passes_of_folders_are_spread_over_the_day() -> None:
+    start, hours = 1_700_000_000, range(24)
+    found = {hour for key in range(200) for hour in hours if is_daily(start + 3600 * hour, start + 3600 * (hour + 1), key)}
+    assert found == set(hours)
 
 
 @given(
@@ -100,6 +163,9 @@ def test_a_full_pass_or_one_in_doubt_compares_all_and_asks_for_flags(
 ) -> None:
     listing, flags, _ = steps(was, state, tier, full=True)
     assert listing == "all"
+    for full in (False, True):
+        made = make(was, state, tier, full=full)
+        assert not made.marks or made.listing == "all"  # what turns out to be another message is fetched at once
     assert flags in ("all", "since") or not was.epoch
     assert flags != "since" or (tier != PLAIN and was.modseq and state[3] >= was.modseq)
     if not was.clean:

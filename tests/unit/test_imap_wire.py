@@ -232,7 +232,7 @@ def test_an_empty_literal_is_opened_and_is_no_nil() -> None:
         (b"BODY[HEADER.FIELDS (DATE FROM)]", b"BODY[HEADER.FIELDS (DATE FROM)]"),
         (b'BODY[HEADER.FIELDS ("DATE")]<0>', b'BODY[HEADER.FIELDS ("DATE")]<0>'),
         (b"BODY[]", b"BODY[]"),
-        (b"a[b", b"a"),
+        (b"a[b", b"a[b"),
         (b'"a{3}"', b"a{3}"),
         (b'"\\"\\\\"', b'"\\'),
         (b'"\0\xff"', b"\0\xff"),

@@ -8,9 +8,10 @@ from collections import Counter
 
 from workers.imap import names, sets
 from workers.imap.books import Folder
-from workers.imap.folder import tier_of
+from workers.imap.folder import distrust, tier_of
 from workers.imap.letters import unix
 from workers.imap.trouble import SERVER, Declined, Trouble
+from workers.mail.words import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,15 +60,23 @@ def look(
     unknown = [each for name, each in listed.items() if name not in ours]
     renamed = _pair(session, books, unknown, vanished)
     there = {each.name for each in everything}
+    kept: list[Folder] = []
+    if session.unread_folders:  # each of them may be one that seems to be gone
+        unread = counted(session.unread_folders, "folder")
+        found.said.append((f"{unread} of the server's list can't be read: not copied, and none is taken for gone", 0))
+        kept, vanished = vanished, []
+        found.folders = {folder.id: folder for folder in kept}
     for gone in vanished:  # before others come, that may want their paths
         why = "is not copied any more" if gone.name in there else "is gone from the server"
         _remove(root, books, account, gone, why, found)
-    places = _Places(root, account, [*(ours[name] for name in listed if name in ours), *renamed.values()], unknown)
+    places = _Places(root, account, [*kept, *(ours[name] for name in listed if name in ours), *renamed.values()], unknown)
     for name, each in listed.items():
         folder = ours.get(name)
         if folder is None:
             folder = _rename(root, books, account, renamed.get(name), each, places, found) or _new(books, key, each, places)
         folder.delimiter = each.delimiter
+        if folder.mailbox_id and each.mailbox_id and folder.mailbox_id != each.mailbox_id:
+            distrust(books, folder)  # another one under its name: with its UIDVALIDITY, too, UIDs may be other messages
         folder.mailbox_id = each.mailbox_id or folder.mailbox_id
         folder.listed = each.said
         folder.clean = folder.synced_at > 0 and root.box(account.name, folder.path).is_as_left(folder.mtime_ns)

@@ -60,11 +60,16 @@ class Facts:
 
 
 def listed(response: Response) -> Listed | None:
-    """The folder of a LIST response; None when it can't be understood."""
-    if len(response.values) < 3:
+    """The folder of a LIST response; None when it can't be understood. One without a name tells of the delimiter only.
+
+    Behind the name may stand pairs in parentheses (RFC 5258 6); what else stands there is of a name that was not quoted.
+    """
+    if not 3 <= len(response.values) <= 4:
         return None
-    attributes, delimiter, name = response.values[:3]
-    if not isinstance(attributes, list) or isinstance(delimiter, list) or not isinstance(name, bytes) or not name:
+    attributes, delimiter, name, *more = response.values
+    if more and (not isinstance(more[0], list) or len(more[0]) % 2):
+        return None
+    if not isinstance(attributes, list) or isinstance(delimiter, list) or not isinstance(name, bytes):
         return None
     words = frozenset(each.upper() for each in attributes if isinstance(each, bytes))
     return Listed(name, delimiter if isinstance(delimiter, bytes) and len(delimiter) == 1 else None, words)
@@ -76,6 +81,8 @@ def status(response: Response) -> tuple[bytes | None, State | None, bytes | None
         return None, None, None
     found = pairs(response.values[1])
     state = State(*(number(found.get(name)) or 0 for name in (*STATUS_ITEMS, b"HIGHESTMODSEQ")))
+    state.epoch = state.epoch if state.epoch <= sets.MOST_UID else 0
+    state.uidnext = uidnext(state.uidnext)
     inner = found.get(b"MAILBOXID")
     return response.values[0], state, inner[0] if isinstance(inner, list) and inner and isinstance(inner[0], bytes) else None
 
@@ -89,9 +96,7 @@ def facts(response: Response) -> Facts | None:
     if not uid or uid > sets.MOST_UID:
         return None
     each = Facts(uid)
-    flags = found.get(b"FLAGS")
-    if isinstance(flags, list):
-        each.flags = tuple(flag for flag in flags if isinstance(flag, bytes) and flag.lower() != b"\\recent")
+    each.flags = _flags(found)
     size = number(found.get(b"RFC822.SIZE"))
     each.size_bytes = -1 if size is None else size
     date = found.get(b"INTERNALDATE")
@@ -107,6 +112,24 @@ def facts(response: Response) -> Facts | None:
     header = found.get(b"BODY[HEADER]")
     each.header = header if isinstance(header, (Literal, bytes)) else None
     return each
+
+
+def flags_of(response: Response) -> tuple[bytes, ...] | None:
+    """The flags that a FETCH response tells, also one that names no UID; None when it tells none."""
+    values = response.values
+    return _flags(pairs(values[0])) if values and isinstance(values[0], list) else None
+
+
+def _flags(found: dict[bytes, Any]) -> tuple[bytes, ...] | None:
+    flags = found.get(b"FLAGS")
+    if not isinstance(flags, list):
+        return None
+    return tuple(flag for flag in flags if isinstance(flag, bytes) and flag.lower() != b"\\recent")
+
+
+def uidnext(value: int | None) -> int:
+    """UIDNEXT as a server tells it; 0, unknown, for one that no UID can be."""
+    return value if value is not None and value <= sets.MOST_UID + 1 else 0
 
 
 def after(values: list[Any], word: bytes) -> bytes:

@@ -24,6 +24,7 @@ OURS = "imap-sync."  # what names in tmp begin with
 DIGEST_BYTES = 16
 LOOK_S = 0.05  # flock(2) knows no time to wait at most
 FREE_BYTES = 8 << 20  # what is left for the database
+FREE_FILES = 100
 
 
 class Locked(Exception):
@@ -54,8 +55,16 @@ class Root:
 
     def is_full(self) -> bool:
         """Whether so little space is left that nothing more is fetched."""
+        return bool(self.lack())
+
+    def lack(self) -> str:
+        """What there is too little of for anything more to be fetched; "" when there is enough."""
         facts = os.fstatvfs(self._fd)
-        return facts.f_bavail * facts.f_frsize < FREE_BYTES or (facts.f_files > 0 and facts.f_favail < 100)
+        if facts.f_bavail * facts.f_frsize < FREE_BYTES:
+            return f"less than {FREE_BYTES >> 20} MiB free on {self.path}"
+        if facts.f_files > 0 and facts.f_favail < FREE_FILES:  # some file systems count none
+            return f"less than {FREE_FILES} files free on {self.path}"
+        return ""
 
     def box(self, account: str, path: str) -> Box:
         """The Maildir of a folder; made when it is missing. Raises OSError."""

@@ -106,12 +106,16 @@ class Connection:
         return self.wait(self.send(*words, secret=secret), take)
 
     def wait(
-        self, tag: bytes, take: Take | None = None, open_literal: Callable[[bytes, int], Write | None] | None = None
+        self,
+        tag: bytes,
+        take: Take | None = None,
+        open_literal: Callable[[bytes, int], Write | None] | None = None,
+        most_bytes: int = TEXT_BYTES,
     ) -> Response:
         """The OK that ends the command `tag`. `open_literal(head, size_bytes)` may stream literals. Raises Declined, Lost."""
         self._take, self._open = take, open_literal
         try:
-            self._read_until(lambda: tag in self._ended)
+            self._read_until(lambda: tag in self._ended, most_bytes)
         finally:
             self._take = self._open = None
         response = self._ended.pop(tag)
@@ -174,7 +178,7 @@ class Connection:
         """Whether nothing more than what was asked for has come, as before TLS it must be (RFC 3501 6.2.1)."""
         return self._reader.is_between and not self._ended and not self.stream.has_more
 
-    def _read_until(self, done: Callable[[], bool]) -> None:
+    def _read_until(self, done: Callable[[], bool], most_bytes: int = TEXT_BYTES) -> None:
         started = time.monotonic()
         first, first_text = self.stream.received_bytes, self._reader.text_bytes
         while not done():
@@ -185,8 +189,8 @@ class Connection:
                 left = min(left, self.deadline - now)
             if left <= 0:
                 raise Lost(f"{self.doing}: no end of the answer within {allowed:.0f} s", silent=True)
-            if self._reader.text_bytes - first_text > TEXT_BYTES:
-                raise Lost(f"{self.doing}: more than {TEXT_BYTES} bytes in answer")
+            if self._reader.text_bytes - first_text > most_bytes:
+                raise Lost(f"{self.doing}: more than {most_bytes} bytes in answer")
             limit = min(self._limits.stall_s, left)
             try:
                 got = self._read(limit)

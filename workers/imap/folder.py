@@ -63,8 +63,13 @@ class FolderPass:
         self.outcome = Outcome()
 
     def run(self, *, full: bool, enough: Callable[[], bool], most_bytes: float) -> Outcome:
-        """Brings the folder in step; `full`: everything is compared, also the files."""
+        """Brings the folder in step; `full`: all UIDs and files are compared.
+
+        The first full pass of a day compares all flags, dates and identities too: what else is told of them are changes, so
+        one that was missed, by us or the server, would stay for ever.
+        """
         folder, session = self._folder, self._session
+        daily = full and plan.is_daily(folder.full_at, time.time(), folder.id)
         try:
             self._look_at_files(full=full)
             tier = tier_of(session)
@@ -72,7 +77,7 @@ class FolderPass:
             session.selected = folder.name
             if not state.epoch:
                 raise Trouble(SERVER, f"{folder.path}: the server gives no UIDVALIDITY, so its UIDs mean nothing")
-            steps = plan.make(folder.seen(), state.key(), tier, full=full)
+            steps = plan.make(folder.seen(), state.key(), tier, full=full, daily=daily)
             if steps.new_epoch:
                 self._begin_epoch(state.epoch, full=full)
                 if folder.held:  # found by their names, and how old their flags are nobody knows
@@ -81,7 +86,9 @@ class FolderPass:
             if any(next_try <= time.time() for _, next_try in self._books.poison(folder).values()):
                 steps.listing = "all"
             self._expunge(gone)
-            self._apply_flags(changed if steps.flags == "told" else self._ask_flags(steps.flags))
+            if steps.marks and steps.flags == "all":
+                self._drop_gone(state)
+            self._apply_flags(changed if steps.flags == "told" else self._ask_flags(steps))
             told = sets.of(sorted(each.uid for each in changed)) if steps.flags == "told" else None
             if self._fetch(steps.listing, state, enough, most_bytes, told) and self._is_proved(
                 steps, state, enough, most_bytes, tier
@@ -109,37 +116,43 @@ class FolderPass:
             raise Trouble(SERVER, text)
         self._books.begin_epoch(folder, epoch)
 
-    def _ask_flags(self, source: str) -> Iterable[Facts]:
+    def _ask_flags(self, steps: plan.Plan) -> Iterable[Facts]:
         """Flags from where the plan says, in parts."""
         folder, session = self._folder, self._session
-        if source == "since":
-            yield from session.changed_since(folder.modseq, folder.uidnext)
-        elif source in ("window", "all"):
+        if steps.flags == "since":  # a pass that was cut has brought messages beyond the watermark, with flags of then
+            yield from session.changed_since(folder.modseq, max(folder.uidnext, self._highest() + 1))
+        elif steps.flags in ("window", "all"):
             ours = self._books.uids(folder)
-            if source == "window":
+            if steps.flags == "window":
                 ours = ours and sets.of(list(sets.numbers(ours))[-plan.FLAG_WINDOW :])
+            items = b" (UID FLAGS INTERNALDATE%s)" % heal.identity_item(session) if steps.marks else b" (UID FLAGS)"
             while ours:
                 part, ours = sets.take(ours, WINDOW)
-                yield from session.facts(b"UID FETCH " + sets.text(part) + b" (UID FLAGS)")
+                yield from session.facts(b"UID FETCH " + sets.text(part) + items)
 
     def _apply_flags(self, changed: Iterable[Facts]) -> None:
         """Renames files whose letters change, and writes all flags down; messages that are not here are not meant."""
-        batch: dict[int, str] = {}
+        batch: dict[int, Facts] = {}
         for facts in changed:
             if facts.flags is not None:
-                batch[facts.uid] = flag_text(facts.flags)
+                batch[facts.uid] = facts
             if len(batch) >= WINDOW:
                 self._write_flags(batch)
                 batch = {}
         if batch:
             self._write_flags(batch)
 
-    def _write_flags(self, wanted: dict[int, str]) -> None:
+    def _write_flags(self, wanted: dict[int, Facts]) -> None:
         folder = self._folder
-        changes = []
+        changes: list[tuple[int, str]] = []
+        doubtful: list[tuple[Row, Facts]] = []
         for low, high in _spans(sorted(wanted)):
             for row in self._books.rows(folder, low, high):
-                flags = wanted.get(row.uid, row.flags)
+                facts = wanted.get(row.uid)
+                if facts is not None and heal.has_other_marks(row, facts):
+                    doubtful.append((row, facts))
+                    continue
+                flags = row.flags if facts is None else flag_text(facts.flags)
                 old = name_of(folder.epoch, (row.uid, row.size_bytes, row.date, row.flags))
                 new = name_of(folder.epoch, (row.uid, row.size_bytes, row.date, flags))
                 self._box.rename(old, new)  # also to the same: one that died between name and row has left another one
@@ -148,6 +161,27 @@ class FolderPass:
         if changes:
             self._books.set_flags(folder, changes)
             self.outcome.flagged += len(changes)
+        if doubtful:
+            self._look_at_marks(doubtful)
+
+    def _look_at_marks(self, doubtful: list[tuple[Row, Facts]]) -> None:
+        """UIDs whose dates or identities are not ours: they are other messages, unless only the marks have changed."""
+        folder = self._folder
+        same = heal.mark_anew(self._session, self._box, self._books, folder, doubtful)
+        self.outcome.flagged += len(same)
+        self._replace(sets.of(row.uid for row, _ in doubtful if row.uid not in same))
+
+    def _drop_gone(self, state: State) -> None:
+        """Before marks are asked for: what has none, since it is gone, must not pass for what gets its UID a moment later."""
+        ours = self._books.uids(self._folder)
+        if ours:
+            self._replace(sets.minus(ours, self._believed(state, 1)))
+
+    def _replace(self, others: Ranges) -> None:
+        """UIDs below the watermarks that may be missing from now on: the pass may be cut before their messages are fetched."""
+        if others:
+            distrust(self._books, self._folder)
+            self._expunge(others)
 
     def _expunge(self, gone: Ranges) -> None:
         """What the server has no more goes to `.removed`: first the files, then the rows."""
@@ -289,6 +323,12 @@ def tier_of(session: Session) -> str:
     return plan.CONDSTORE if session.can("CONDSTORE") else plan.PLAIN
 
 
+def distrust(books: Books, folder: Folder) -> None:
+    """Before rows below the watermarks change: one that dies then must not leave watermarks that say all is known."""
+    folder.uidnext = folder.modseq = 0
+    books.run("distrust", (folder.id,))
+
+
 def reconcile(box: Box, books: Books, folder: Folder) -> None:
     """Files without rows get rows, rows without files go, letters are set right."""
     names = box.names()
@@ -312,9 +352,8 @@ def reconcile(box: Box, books: Books, folder: Folder) -> None:
         row = Row(uid, each.size_bytes, each.date, flags_of(each.letters), None)
         box.rename(name, name_of(epoch, _shape(row)))
         adopted.append((epoch, row))
-    if lost or adopted:  # before it is written: one that dies here must not leave watermarks that say all is known
-        folder.uidnext = folder.modseq = 0
-        books.run("distrust", (folder.id,))
+    if lost or adopted:
+        distrust(books, folder)
     if lost:
         books.drop(folder, lost)
     if adopted:

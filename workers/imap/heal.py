@@ -33,7 +33,7 @@ def from_here(session: Session, box: Box, books: Books, folder: Folder, account:
     Raises Trouble, Declined, StoreError, OSError.
     """
     old = books.old(folder)
-    item = _identity_item(session)
+    item = identity_item(session)
     if not old and not item:
         return missing, 0
     served = 0
@@ -61,11 +61,52 @@ def drop_old(box: Box, books: Books, folder: Folder) -> int:
     return len(old)
 
 
+def has_other_marks(row: Row, facts: Facts) -> bool:
+    """Whether date or identity, where both sides know them, say that this UID is another message now."""
+    if facts.identity and row.identity and facts.identity != row.identity:
+        return True
+    return facts.date is not None and row.date != 0 and unix(facts.date) not in (0, row.date)
+
+
+def mark_anew(session: Session, box: Box, books: Books, folder: Folder, doubtful: list[tuple[Row, Facts]]) -> set[int]:
+    """Gives messages that have other marks on the server now these, and their flags; the UIDs of those that are the same.
+
+    They are when size and header are: a server that lost its index, or makes dates up, must not have all downloaded again.
+    `doubtful` are our rows with what the server tells. Raises Trouble, Declined, StoreError, OSError.
+    """
+    sizes = _sizes(session, [row.uid for row, _ in doubtful])
+    alike = [(row, facts) for row, facts in doubtful if sizes.get(row.uid) == row.size_bytes]
+    theirs = _header_digests(session, [row.uid for row, _ in alike])
+    changes: list[tuple[int, str, bytes | None, int, int, int]] = []
+    for was, facts in alike:
+        if was.uid not in theirs or theirs[was.uid] != _our_digest(box, (folder.epoch, was.uid), was):
+            continue
+        date, flags = unix(facts.date) or was.date, flag_text(facts.flags)
+        old = name_of(folder.epoch, (was.uid, was.size_bytes, was.date, was.flags))
+        new = name_of(folder.epoch, (was.uid, was.size_bytes, date, flags))
+        if box.rename(old, new):
+            os.utime(os.path.join(box.cur, new), (date, date), follow_symlinks=False)
+            changes.append((date, flags, facts.identity, folder.id, folder.epoch, was.uid))
+    if changes:
+        books.do(lambda transaction: transaction.many("books.mark_anew", changes))
+    return {change[-1] for change in changes}
+
+
+def _sizes(session: Session, uids: list[int]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    rest = sets.of(sorted(uids))
+    while rest:
+        part, rest = sets.take(rest, WINDOW)
+        there = session.facts(b"UID FETCH " + sets.text(part) + b" (UID RFC822.SIZE)")
+        found |= {each.uid: each.size_bytes for each in there if each.size_bytes >= 0}
+    return found
+
+
 def _from_epoch(session: Session, box: Box, books: Books, folder: Folder, there: dict[int, Facts], old: Old) -> list[int]:
     """Gives messages of an earlier epoch their new names; the UIDs served."""
-    pairs = plan.pair(
-        [(each.uid, each.identity) for each in there.values() if each.identity],
-        [(key, row.identity) for key, row in old.items() if row.identity],
+    pairs = plan.pair(  # by identity not alone: with some servers it is a number that begins anew with the account
+        [(each.uid, (each.identity, *_shape(each))) for each in there.values() if each.identity],
+        [(key, (row.identity, row.size_bytes, row.date)) for key, row in old.items() if row.identity],
     )
     pairs += _by_header(session, box, there, old, pairs)
     rows, gone = [], []
@@ -113,6 +154,8 @@ def _from_folders(box: Box, books: Books, folder: Folder, account: int, there: d
         if twin is None:
             continue
         path, was = twin
+        if was.size_bytes != each.size_bytes:
+            continue
         row = Row(each.uid, was.size_bytes, was.date, flag_text(each.flags), was.digest, each.identity)
         name = name_of(folder.epoch, (row.uid, row.size_bytes, row.date, row.flags))
         if box.link(os.path.join(box.account, path), name):
@@ -172,7 +215,8 @@ def _our_digest(box: Box, key: tuple[int, int], row: Row) -> bytes | None:
     return ours.digest()
 
 
-def _identity_item(session: Session) -> bytes:
+def identity_item(session: Session) -> bytes:
+    """What FETCH asks for the server's own name of a message by; b"" where there is none."""
     if session.can("X-GM-EXT-1"):
         return b" X-GM-MSGID"
     return b" EMAILID" if session.can("OBJECTID") else b""

@@ -37,9 +37,10 @@ Exit status: 0 ended as asked, 64 wrong usage, 74 or 75 try again (75 also: anot
 SYNC_HELP = """\
 usage: imap-sync sync [ACCOUNT...]
 
-One pass of these accounts, or of all that are enabled: new messages, flags, what is gone, folders. A line for each folder
-that was opened. Beside a running worker, that one makes the pass, and this command waits for it. Without any account
-that is enabled there is nothing to do: it says what to add to mail.toml, and ends with 0.
+One pass of these accounts, or of all that are enabled: new messages, flags, what is gone, folders. Without a worker, a
+line for each folder that was opened. Beside a running worker that one makes the pass and logs it; this command waits for
+it. Standard error names each account that is not in step. Without any account that is enabled there is nothing to do: it
+says what to add to mail.toml, and ends with 0.
 
 Exit status: 0 all in step; 75 some could not be reached, or the disk is full: try again; 1 something needs a person: a
 wrong password, a bad certificate, a message that the server can't give, a letter in the outbox that can't be sent; 64 wrong
@@ -59,7 +60,8 @@ A line for each account of mail.toml: how it stands, how news of it come, what i
              is at work. demoted: what the server offers and contradicts itself with. poison: messages that the server
              can't give.
 
-Exit status: 0; 64 wrong usage, 74 or 75 the state database can't be read, 77 not allowed, 78 mistake in the config.
+Exit status: 0; 64 wrong usage, 74 or 75 the state database can't be read, 77 not allowed, 78 mistake in the config,
+or root is no folder.
 """
 FOLDERS_HELP = """\
 usage: imap-sync folders ACCOUNT [--json]
@@ -67,15 +69,17 @@ usage: imap-sync folders ACCOUNT [--json]
 The account's folders: messages, last sync, messages that the server can't give (poison), and where they lie on disk, each
 as a Maildir.
 
-  --json     {"version": 1, "account", "folders": [{"name", "path", "messages", "on_server", "synced_at",
-             "poison": [{"uid", "why", "tries", "since", "next_try"}]}]}; times as in status --json
+  --json     {"version": 1, "account", "id", "folders": [{"id", "name", "path", "messages", "on_server", "synced_at",
+             "poison": [{"uid", "why", "tries", "since", "next_try"}]}]}; times as in status --json. id: the numbers in
+             the log.
 
 Exit status: 0; 64 wrong usage or no such account, and else as status.
 """
 WHY_HELP = """\
 usage: imap-sync why ACCOUNT
 
-What the account waits for and until when, what to do about it, which messages the server can't give.
+What the account waits for and until when, what to do about it, which messages the server can't give, whether its user is
+here, and whether what is said on its connections is logged.
 
 Exit status: 0; 64 wrong usage or no such account, and else as status.
 """
@@ -86,7 +90,7 @@ Proves that the copies of these accounts, or of all that are enabled, are comple
 on the server, by UIDVALIDITY and UID, have to be the files on disk, each of the size and with the flags that its name
 tells; all flags and keywords have to be in the state database; there may be no other files and no other folders.
 It only reads, also beside a running worker. What differs is looked at again, behind a pass of the worker when one runs,
-and counts when it is still there.
+and counts when it is still there; a message that differs in several ways counts once.
 
   --content  also compare what is in each file with the digest of what the server sent; where none is known, the message
              is asked for again
@@ -97,11 +101,11 @@ Exit status: 0 complete, 1 not complete, 75 nothing differs but some could not b
 CHECK_HELP = """\
 usage: imap-sync check
 
-Tells which files are in force, then logs in to each account that is enabled and tells what its server offers. Copies
-nothing.
+Tells which files are in force and whether the log can be written, then logs in to each account that is enabled and tells
+what its server offers, or what to do. Copies nothing.
 
-Exit status: 0 all answer; 75 one can't be reached: try again; 1 one needs a person: a wrong password, a bad certificate;
-64 wrong usage, 77 not allowed, 78 mistake in the config.
+Exit status: 0 all answer; 75 one can't be reached: try again; 1 one needs a person: a wrong password, a bad certificate,
+an outbox that is not there; 64 wrong usage, 77 not allowed, 78 mistake in the config.
 """
 PRESENT_HELP = """\
 usage: imap-sync present ACCOUNT [--for 15m]

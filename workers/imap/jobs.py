@@ -127,8 +127,8 @@ def _open(job: Job, env: Env, buffer: bytearray) -> Session:
 
 def _look(job: Job, env: Env) -> None:
     session = _session(job)
-    if env.root.is_full():
-        raise Trouble(DISK, f"{env.root.path}: the disk is full; goes on when there is space")
+    if lack := env.root.lack():
+        raise Trouble(DISK, f"{lack}; goes on when there is space")
     if env.push:
         session.notify()
     session.heard_of.clear()
@@ -144,8 +144,8 @@ def _look(job: Job, env: Env) -> None:
 def _folder(job: Job, env: Env) -> None:
     session, folder, member = _session(job), job.folder, job.member
     assert folder is not None  # noqa: S101 - of its kind
-    if env.root.is_full():
-        raise Trouble(DISK, f"{env.root.path}: the disk is full; goes on when there is space")
+    if lack := env.root.lack():
+        raise Trouble(DISK, f"{lack}; goes on when there is space")
     box = env.root.box(member.account.name, folder.path)
     until = 0.0
 

@@ -7,6 +7,7 @@ import time
 MARK = ".imap-sync"
 LETTERS = {"\\draft": "D", "\\flagged": "F", "\\answered": "R", "\\seen": "S", "\\deleted": "T"}
 FLAGS = {"D": "\\Draft", "F": "\\Flagged", "R": "\\Answered", "S": "\\Seen", "T": "\\Deleted"}
+MOST_NUMBER = 2**32 - 1  # of a UIDVALIDITY, and of a UID (RFC 3501 9)
 MOST_DATE = 32  # bytes: none that means something is longer
 MONTHS = {
     b"jan": 1,
@@ -52,6 +53,8 @@ def parse(name: str) -> Name | None:
     if not (colon and mark and dot and u) or not all(each.isascii() and each.isdigit() and len(each) < 16 for each in numbers):
         return None
     found = Name(int(epoch), int(uid), int(size), int(date), info)
+    if found.epoch > MOST_NUMBER or found.uid > MOST_NUMBER:
+        return None
     return found if file_name(found.epoch, found.uid, found.size_bytes, found.date, "") == f"{base}:2," else None
 
 

@@ -10,7 +10,7 @@ from workers.imap.account import has_moved
 from workers.imap.jobs import SEND, WATCH
 from workers.imap.post import OUTBOX, UNSENT
 from workers.imap.trouble import SERVER, Lost, undotted
-from workers.mail.words import plain, seconds
+from workers.mail.words import counted, plain, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def posted(job: Job, done: Posted, log: Log) -> None:
         return
     ids = _ids(member, post)
     for uid, mail_id, recipients in done.queued:
-        whom = "1 recipient" if recipients == 1 else f"{recipients} recipients"
+        whom = counted(recipients, "recipient")
         log.say(f"message {uid} of {folder.path} is mail {mail_id} of the spool, for {whom}", *ids, thread=job.thread)
     for uid in done.known:
         log.say(f"message {uid} of {folder.path} was sent before: not sent again", *ids, thread=job.thread)
@@ -79,8 +79,7 @@ def posted(job: Job, done: Posted, log: Log) -> None:
 
 def _unsent(letters: list[tuple[int, str]], outbox: str) -> str:
     """What there is to say of letters that can't be sent: how many, and why the first one."""
-    count = "1 message" if len(letters) == 1 else f"{len(letters)} messages"
-    return f"{count} of {outbox} can't be sent: {plain(letters[0][1])}"
+    return f"{counted(len(letters), 'message')} of {outbox} can't be sent: {plain(letters[0][1])}"
 
 
 def failed(job: Job, trouble: Trouble, log: Log, *, lasts: bool) -> bool:

@@ -20,6 +20,7 @@ CONDSTORE = "condstore"  # it tells what has changed
 PLAIN = "plain"  # it tells nothing: flags are read again
 FLAG_WINDOW = 500
 MOST_EPOCHS = 5
+DAY_S = 86400
 
 
 class Seen:
@@ -50,14 +51,16 @@ class Plan:
     """What a pass of a folder does. `listing`: "all" UIDs are compared, only "new" ones, or "none" asked for.
 
     `flags`: where changes of flags come from: "told" at the opening, "since" the last MODSEQ, a "window" of the newest
-    messages, "all", or "none". `new_epoch`: the UIDVALIDITY has changed, what is here belongs to another folder's life.
+    messages, "all", or "none". `marks`: with all flags the INTERNALDATEs and identities are read, that tell whether each UID
+    still is the message it was. `new_epoch`: the UIDVALIDITY has changed, what is here belongs to another folder's life.
     """
 
-    __slots__ = ("flags", "listing", "new_epoch")
+    __slots__ = ("flags", "listing", "marks", "new_epoch")
 
-    def __init__(self, listing: str, flags: str, *, new_epoch: bool = False) -> None:
+    def __init__(self, listing: str, flags: str, *, marks: bool = False, new_epoch: bool = False) -> None:
         self.listing = listing
         self.flags = flags
+        self.marks = marks
         self.new_epoch = new_epoch
 
 
@@ -68,13 +71,27 @@ def asks_since(seen: Seen, tier: str, *, full: bool) -> tuple[int, int] | None:
     return seen.epoch, seen.modseq
 
 
-def make(seen: Seen, state: tuple[int, int, int, int], tier: str, *, full: bool) -> Plan:
-    """The plan for a folder that was `seen` and is now in `state` (epoch, uidnext, messages, modseq), as EXAMINE told."""
+def is_daily(full_at: float, now: float, key: int) -> bool:
+    """Whether the full pass of a folder, the last one being at `full_at`, is the day's, that also reads all flags and marks.
+
+    They cost some 70 to 100 bytes a message. Full passes that come more often are for sets and files; of them it is the first of
+    a day, which begins at another time for each `key`.
+    """
+    shift = key * 53401 % DAY_S
+    return not 0 <= now - full_at < DAY_S / 2 or (full_at + shift) // DAY_S != (now + shift) // DAY_S
+
+
+def make(seen: Seen, state: tuple[int, int, int, int], tier: str, *, full: bool, daily: bool = False) -> Plan:
+    """The plan for a folder that was `seen` and is now in `state` (epoch, uidnext, messages, modseq), as EXAMINE told.
+
+    `full`: UIDs and files are compared; `daily`: flags and marks as well, whatever the server tells by itself.
+    """
     epoch, uidnext, messages, modseq = state
     if epoch != seen.epoch or not seen.uidnext:
-        return Plan("all", "none" if not seen.epoch else "all", new_epoch=epoch != seen.epoch)
-    if tier == PLAIN or not modseq or not seen.modseq or modseq < seen.modseq:
-        # a MODSEQ that goes back is another server's memory: all flags are read once (RFC 7162 3.1.2)
+        return Plan("all", "none" if not seen.epoch else "all", marks=True, new_epoch=epoch != seen.epoch)
+    if daily or _is_other_memory(seen, uidnext, modseq, tier):
+        return Plan("all", "all", marks=True)
+    if tier == PLAIN or not modseq:
         flags = "all" if full or not seen.clean or tier != PLAIN else "window"
         return Plan("all" if full or not seen.clean or messages < seen.held else _new(seen, uidnext), flags)
     if full or not seen.clean:
@@ -82,6 +99,16 @@ def make(seen: Seen, state: tuple[int, int, int, int], tier: str, *, full: bool)
     if tier == QRESYNC:
         return Plan(_new(seen, uidnext), "told")
     return Plan("all" if messages < seen.held else _new(seen, uidnext), "since" if modseq > seen.modseq else "none")
+
+
+def _is_other_memory(seen: Seen, uidnext: int, modseq: int, tier: str) -> bool:
+    """Whether what was seen tells nothing of what is: a server restored from a backup gives its UIDs and MODSEQs again.
+
+    Then flags and messages may be others (RFC 7162 3.1.2). An unknown MODSEQ may have gone back, too.
+    """
+    if 0 < uidnext < seen.uidnext:
+        return True
+    return tier != PLAIN and (modseq < seen.modseq or (modseq > 0 and not seen.modseq))
 
 
 def _new(seen: Seen, uidnext: int) -> str:

@@ -11,7 +11,7 @@ import os
 from workers.imap import sets
 from workers.imap.archive import DIGEST_BYTES
 from workers.imap.books import Row
-from workers.imap.letters import file_name, flag_text, letters
+from workers.imap.letters import file_name, flag_text, letters, unix
 from workers.imap.report import Report
 from workers.imap.shelf import Shelf, bits, hash_of
 from workers.imap.trouble import Declined
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from workers.imap.answers import Facts
+    from workers.imap.answers import Facts, State
     from workers.imap.session import Session
     from workers.imap.sets import Ranges
     from workers.imap.shelf import File
@@ -33,8 +33,20 @@ WINDOW = 5000
 CONTENTS = 100  # messages that are asked for again in one command
 CHUNK_BYTES = 1 << 18
 RECOUNTS = 6
+LOOKS = 3  # at which UIDs there are, while mail comes and goes
 MOST_DOUBTFUL = 100_000  # beyond, no worker's renames are behind it
 UNTOLD = "\0"  # in the place of flags that the server did not tell
+
+
+class Told:
+    """What the server tells of a message: its flags as text, its MODSEQ and its date, 0 where it tells none."""
+
+    __slots__ = ("date", "flags", "modseq")
+
+    def __init__(self, flags: str = UNTOLD, modseq: int = 0, date: int = 0) -> None:
+        self.flags = flags
+        self.modseq = modseq
+        self.date = date
 
 
 class Place:
@@ -56,7 +68,7 @@ def prove(session: Session, books: SqliteDatabase | None, place: Place, *, conte
         if not state.epoch:
             report.names["closed"] = {"the server gives no UIDVALIDITY, so its UIDs mean nothing"}
             return report
-        _Look(session, books, place, report, state.epoch, content=content).run(state.messages, running=running)
+        _Look(session, books, place, report, state.epoch, content=content).run(state, running=running)
     except Declined as declined:
         report.names["closed"] = {str(declined)}
     return report
@@ -75,20 +87,19 @@ class _Look:
         self._poison: dict[int, str] = {}
         self._unproved: dict[int, str] = {}  # paths of messages without a digest, by UID
 
-    def run(self, messages: int, *, running: bool) -> None:
+    def run(self, state: State, *, running: bool) -> None:
         report = self._report
-        there = self._session.uids(messages)
-        report.messages = sets.count(there)
-        if report.messages > 2 * messages + 1000:
-            report.names["closed"] = {f"it counts {messages} messages and names {report.messages}"}
+        there = self._uids(state.messages)
+        if there is None:
             return
+        report.messages = sets.count(there)
         if self._books is not None and self._place.id:
             rows = self._books.run("books.poison", (self._place.id, self._epoch))
             self._poison = {uid: why for uid, _, _, why in rows}
             if self._books.run("books.has_old", (self._place.id, self._epoch)):
                 report.names["old rows"] = {"rows of another UIDVALIDITY in the state database"}
         shelf = Shelf(self._place.path, self._epoch, running=running)
-        for uid, (told, file, row) in aligned(self._flags(there), shelf.each(), self._rows()):
+        for uid, (told, file, row) in aligned(self._told(there), shelf.each(), self._rows()):
             self._compare(shelf, uid, told, file, row)
         self._ask_for_content()
         report.add("size", shelf.wrong_size)
@@ -97,18 +108,32 @@ class _Look:
         self._count_again(shelf)
         report.names |= {"foreign": shelf.foreign, "left over": shelf.left_over}
 
-    def _flags(self, there: Ranges) -> Iterator[tuple[int, tuple[str, int]]]:
-        """Each message's flags on the server, as text, and its MODSEQ, 0 where there is none."""
+    def _uids(self, messages: int) -> Ranges | None:
+        """The UIDs that the server has; None when they are others than it counts, so that nothing can be proved."""
+        session = self._session
+        for _ in range(LOOKS):
+            found = session.uids(messages)
+            named, counted = sets.count(found), min(messages, session.now.messages)
+            if counted <= named <= 2 * counted + 1000:
+                return found
+            session.synchronise()  # mail that comes and goes meanwhile is told of behind the answer
+        self._report.names["closed"] = {f"it counts {counted} messages and names {named}, so nothing is proved"}
+        return None
+
+    def _told(self, there: Ranges) -> Iterator[tuple[int, Told]]:
+        """What the server tells of each message."""
         can_tell = self._session.can("CONDSTORE") or self._session.can("QRESYNC")
-        items = b" (UID FLAGS MODSEQ)" if can_tell else b" (UID FLAGS)"
+        items = b" (UID FLAGS INTERNALDATE MODSEQ)" if can_tell else b" (UID FLAGS INTERNALDATE)"
         while there:
             part, there = sets.take(there, WINDOW)
-            told: dict[int, tuple[str, int]] = {}
+            told: dict[int, Told] = {}
             for facts in self._session.facts(b"UID FETCH " + sets.text(part) + items):
-                if facts.flags is not None:
-                    told[facts.uid] = flag_text(facts.flags), facts.modseq
+                each = told.setdefault(facts.uid, Told())
+                if facts.flags is not None:  # one that changes meanwhile is told twice
+                    each.flags, each.modseq = flag_text(facts.flags), facts.modseq
+                each.date = unix(facts.date) or each.date
             for uid in sets.numbers(part):
-                yield uid, told.get(uid, (UNTOLD, 0))
+                yield uid, told.get(uid) or Told()
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         """The rows of this UIDVALIDITY."""
@@ -123,13 +148,13 @@ class _Look:
                 return
             last = rows[-1][1]
 
-    def _compare(self, shelf: Shelf, uid: int, told: tuple[str, int] | None, file: File | None, row: Row | None) -> None:
+    def _compare(self, shelf: Shelf, uid: int, told: Told | None, file: File | None, row: Row | None) -> None:
         """What there is of one message: on the server, on disk, in the database."""
         report = self._report
         if told is None:
             report.note("extra" if file is not None else "row only", uid)
             return
-        flags, modseq = told
+        flags, modseq = told.flags, told.modseq
         if file is None:
             report.note("poison" if uid in self._poison else "missing", uid)
             if uid in self._poison:
@@ -147,6 +172,8 @@ class _Look:
         base = file_name(self._epoch, uid, row.size_bytes, row.date, "").removesuffix(":2,")
         if hash_of(base) != file.hash:
             report.note("row", uid)
+        elif row.date and told.date not in (0, row.date):  # another message has this UID now, as after a restored backup
+            report.note("other", uid, told.date)
         elif self._content:
             self._look_inside(uid, shelf.path(base, file), row.digest)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workers.imap import sets
-from workers.mail.words import plain
+from workers.mail.words import counted, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ KINDS = {  # of messages
     "letters": "with other flags in the name",
     "flags": "with other flags in the state database",
     "row": "with another size or date in the state database",
+    "other": "that are others on the server",
     "no row": "not in the state database",
     "row only": "only in the state database",
     "untold": "of which the server tells nothing",
 }
 OTHERS = {  # of names
-    "closed": "can't be opened",
+    "closed": "can't be compared",
     "foreign": "files that nobody knows",
     "left over": "files left over in tmp",
     "old rows": "not cleared up",
@@ -69,8 +70,13 @@ class Report:
             self.uids[kind] = found
 
     def count(self) -> int:
-        """How many differences."""
+        """In how many ways messages and names differ."""
         return sum(sets.count(each) for each in self.uids.values()) + sum(map(len, self.names.values()))
+
+    def differences(self) -> int:
+        """How many messages and names differ, each counted once; one of another UIDVALIDITY is another message."""
+        uids = sets.merged(part for kind, parts in self.uids.items() if kind != "epoch" for part in parts)
+        return sets.count(uids) + sets.count(self.uids.get("epoch", [])) + sum(map(len, self.names.values()))
 
     def both(self, other: Report) -> Report:
         """What differs in both looks, and in the same way; the number of messages is of this one."""
@@ -90,7 +96,7 @@ class Report:
 
     def told(self) -> str:
         """In words: `5000 messages, all here`, or what differs with the first few UIDs."""
-        head = f"{self.messages} messages" if self.messages != 1 else "1 message"
+        head = counted(self.messages, "message")
         parts = [head] if not self.names.get("closed") else []
         for kind, words in KINDS.items():
             if uids := self.uids.get(kind):

@@ -7,7 +7,7 @@ from functools import partial
 
 from workers.imap.post import UNSENT
 from workers.imap.trouble import OUTBOX, SERVER
-from workers.mail.words import plain, seconds
+from workers.mail.words import counted, plain, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Reports:
         if not members:
             return "no accounts in mail.toml"
         good = sum(member.is_in_step and not member.kind for member in members)
-        parts = [f"{len(members)} accounts, {good} in step"]
+        parts = [f"{counted(len(members), 'account')}, {good} in step"]
         parts += [f"{sum(bool(member.kind) for member in members)} resting"] if any(member.kind for member in members) else []
         busy = sorted(self._engine.crew.busy, key=lambda job: job.started)
         if busy:

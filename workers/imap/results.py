@@ -12,7 +12,7 @@ from workers.imap.folder import tier_of
 from workers.imap.jobs import FOLDER, LOOK, SEND, WATCH
 from workers.imap.names import matches
 from workers.imap.trouble import AUTH, NETWORK, NO_LOGIN, SERVER, Lost, Trouble, undotted
-from workers.mail.words import seconds
+from workers.mail.words import when
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Results:
         pause_s = member.rests(trouble, now, random.random(), shown=job.shown, unreachable=unreachable)
         member.look_at = min(member.look_at, member.until)
         if (member.kind, member.problem) != before:
-            following = f"in {seconds(pause_s)}" if self._engine.env.push else mailing.WHEN_NEXT
+            following = when(pause_s) if self._engine.env.push else mailing.WHEN_NEXT
             line = f"account {name}: {said}; next try {following}"
             self._log.complain(line, *ids, thread=job.thread)
 
@@ -176,7 +176,7 @@ def _reached(job: Job) -> None:
 def _has_news(session: Session, outcome: Outcome, folder: Folder) -> bool:
     """Whether something came during a pass. A server that only says so, and has as many messages, is not asked for ever."""
     changed = outcome.fetched or outcome.flagged or outcome.expunged
-    return session.news and bool(changed or session.now.messages != folder.messages)
+    return session.was_flagged() or (session.news and bool(changed or session.now.messages != folder.messages))
 
 
 def told(outcome: Outcome, span_s: float) -> str:

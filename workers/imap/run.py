@@ -10,21 +10,20 @@ import threading
 import time
 
 from workers.imap.archive import Locked, Root, prune_removed
-from workers.imap.books import Books, open_state, set_aside
+from workers.imap.books import DAMAGED, Books, open_state, set_aside
 from workers.imap.engine import Engine
 from workers.imap.jobs import Env
 from workers.imap.keys import Keys
 from workers.imap.limits import Limits
 from workers.imap.log import Log
 from workers.imap.reports import Reports
-from workers.imap.visit import number_of, os_refused
+from workers.imap.visit import number_of, os_refused, state_refused
 from workers.mail.errors import OK, TRY_AGAIN, Refused
 from workers.mail.load import find_again, load_again, stamp
 from workers.mail.notify import Notifier
-from workers.mail.words import plain
-from workers.spool.refusal import store_refused
+from workers.mail.words import counted, plain
 from workers.store.bell import Bell
-from workers.store.database import CORRUPT, StoreError
+from workers.store.database import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ TICK_S = 1.0
 IDLE_TICK_S = 5.0  # without accounts only the config can bring news
 PRUNE_S = 3600.0
 LOCK_S = 5.0  # for one that is about to end, or only looks whether somebody runs
+HEALED_S = 60.0  # a new database that is bad so soon is none's fault but the disk's
+SET_ASIDE = "SEMGUARD_IMAP_SET_ASIDE"  # when it was, for the process that begins anew
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -46,7 +47,7 @@ def run(config: Config) -> int:
         worker = Worker(config)
         worker.run()
     except StoreError as error:
-        raise store_refused(error) from None
+        raise state_refused(config.imap, error) from None
     except Locked as error:
         raise Refused(TRY_AGAIN, f"{error}; one worker at a time keeps the copies") from None
     except OSError as error:
@@ -100,9 +101,10 @@ class Worker:
             self._begin()
             self._loop()
         except StoreError as error:
-            if error.kind != CORRUPT:
+            if error.kind not in DAMAGED or time.monotonic() - float(os.environ.get(SET_ASIDE, "-inf")) < HEALED_S:
                 raise
             self.log.complain(f"{error}; it is set aside and made anew from what lies on disk")
+            os.environ[SET_ASIDE] = str(time.monotonic())
             self.begins_anew = self._is_damaged = True
         finally:
             if not self.begins_anew:
@@ -113,7 +115,7 @@ class Worker:
     def _begin(self) -> None:
         self._take_on(self._imap)
         count = len(self.engine.members)
-        what = f"{count} accounts" if count else "no accounts: waits for [[imap.accounts]] in mail.toml"
+        what = counted(count, "account") if count else "no accounts: waits for [[imap.accounts]] in mail.toml"
         self.log.say(f"started: {what}, copies in {self._imap.root}, config {self._config.path or 'none'}")
         self._notifier.say("READY=1")
 
@@ -222,7 +224,7 @@ class Worker:
                 self.log.complain(f"{error.filename}: {error.strerror}")
                 continue
             if number:
-                self.log.say(f"account {plain(name)}: {number} removed messages pruned")
+                self.log.say(f"account {plain(name)}: {counted(number, 'removed message')} pruned")
 
     def _ask_to_end(self, _: int, __: FrameType | None) -> None:
         self.is_asked_to_end = True

@@ -30,10 +30,9 @@ def daily(now: float, low_at: int, name: str) -> float:
     """When the daily pass of the account `name` was due last, in Unix seconds; `low_at` in minutes of this host's day."""
     local = time.localtime(now)
     offset_s = low_at * 60 + crc32(name.encode()) % SPREAD_S
-    midnight = now - (local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec)
-    due = midnight + offset_s
-    while due > now:  # twice when the spread passes midnight
-        due -= 86400
+    day = local.tm_mday  # by the calendar: the day on which the clock changes has not 24 hours
+    while (due := time.mktime((local.tm_year, local.tm_mon, day, 0, 0, offset_s, 0, 0, -1))) > now:
+        day -= 1  # twice when the spread passes midnight
     return due
 
 

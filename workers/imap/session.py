@@ -7,17 +7,18 @@ news of any message inside the answer to something else (RFC 3501 5.2, 5.5).
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from contextlib import suppress
 
 from workers.imap import sets
-from workers.imap.answers import STATUS_ITEMS, Facts, Listed, State, after, facts, listed, status
+from workers.imap.answers import STATUS_ITEMS, Facts, Listed, State, after, facts, flags_of, listed, status, uidnext
 from workers.imap.connection import Arg, Connection
 from workers.imap.trouble import SERVER, Declined, Lost, Trouble
 from workers.imap.wire import Response, number, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from workers.imap.connection import Take
@@ -28,7 +29,13 @@ IN_FLIGHT = 3
 MEASURED_BYTES = 1 << 19
 SLOW_BYTES_S = 3e6  # below it the way takes longer than packing does
 STATUS_AT_ONCE = 50
-SEARCH_WINDOW = 50000
+FLAGS_AT_ONCE = 50_000  # messages whose changed flags are asked for in one command, so that memory and answer have an end
+MOST_TOLD = 20_000  # changed messages that are kept from the opening of a folder; where there are more, they are asked for
+TOLD_BYTES = 1 << 30  # of the answer to that opening: nothing of it is kept beyond MOST_TOLD
+MOST_GONE = 50_000  # ranges of messages that are gone, that are kept from it
+MOST_RANGES = 1_000_000  # of UIDs that one answer names
+AGAIN_S = 600.0  # for so long the same flags of the same message are no news when they are told between other things
+MOST_AGAIN = 1000
 
 
 class Session:
@@ -41,6 +48,8 @@ class Session:
         self.selected: bytes | None = None
         self.now = State()  # of the selected folder, as far as told
         self.news = False  # something of the selected folder has changed
+        self.flagged = False  # flags were told during a command that had not asked for them; at rest they are news
+        self.unread_folders = 0  # lines of the last list of folders that could not be understood
         self.heard_of: dict[bytes, State | None] = {}  # other folders that NOTIFY told of
         self.folders_changed = False
         self._listing = False  # what LIST and STATUS tell was asked for
@@ -54,7 +63,15 @@ class Session:
         self._renewal: bytes | None = None  # the tag of a command that keeps a connection at rest alive
         self._examined: list[Facts] = []
         self._vanished: Ranges = []
-        self._collect = False
+        self._changes = 0  # messages that the opening named as changed
+        self._opening = False
+        self._asked_since = False  # the opening asked for what has changed
+        self._before = State()  # of the folder that was open before
+        self._closed = True  # what the opening tells is of the new folder for sure
+        self._reads = False  # whoever takes FETCH responses judges them
+        self._is_late = False  # news came when the rest was being ended
+        self._told: set[int] = set()  # flags that were told unasked since `_told_at`
+        self._told_at = 0.0
 
     def can(self, name: str) -> bool:
         """Whether the server offers an extension, and may be trusted with it."""
@@ -99,14 +116,19 @@ class Session:
     def folders(self, most: int) -> list[Listed]:
         """All folders, with their states where one round trip gives them (RFC 5819)."""
         found: dict[bytes, Listed] = {}
+        self.unread_folders = 0
 
         def take(response: Response) -> None:
             if response.kind == b"LIST":
                 each = listed(response)
-                if each is not None:
+                if each is None:
+                    self.unread_folders += 1
+                elif each.name:
                     if len(found) >= most:
                         raise Lost(f"it lists more than {most} folders")
                     found.setdefault(each.name, each)
+            elif not response.kind and response.text == b"LIST":
+                self.unread_folders += 1
             elif response.kind == b"STATUS":
                 name, state, mailbox_id = status(response)
                 if name in found:
@@ -151,62 +173,77 @@ class Session:
             with suppress(Declined):  # gone meanwhile, or not ours to read
                 self.connection.wait(tag, take)
 
-    def examine(self, name: bytes, known: tuple[int, int] | None) -> tuple[State, list[Facts], Ranges]:
+    def examine(self, name: bytes, known: tuple[int, int] | None) -> tuple[State, Iterable[Facts], Ranges]:
         """Opens a folder to read. `known` (epoch, modseq) asks for what has changed since (QRESYNC, RFC 7162 3.2.5).
 
-        Gives its state, changed messages, and the UIDs that are gone.
+        Gives its state, changed messages, which may be asked for anew whenever they are gone through, and the UIDs that are
+        gone.
         """
         argument = mailbox(name)
         if argument is None:
             raise Declined(b"BAD", b"CANNOT", "a name with NUL can't be asked for")
-        self.selected, self.now, self.news = None, State(), False
-        self._examined, self._vanished, self._collect = [], [], True
+        if (self.was_flagged() or self._is_late) and self.selected not in (None, name):
+            self._tell_of_old()
+        self._is_late = False
+        self._before, self.now, self.news = self.now, State(), False
+        self._examined, self._vanished, self._changes = [], [], 0
+        self._opening, self._closed, self._asked_since = True, False, known is not None and self.can("QRESYNC")
         words: list[bytes | Arg] = [b"EXAMINE ", argument]
-        if known is not None and self.can("QRESYNC"):
+        if known is not None and self._asked_since:
             words.append(b" (QRESYNC (%d %d))" % known)
         elif self.can("CONDSTORE"):
             words.append(b" (CONDSTORE)")
         try:
-            self.connection.command(*words)
+            self.connection.wait(self.connection.send(*words), most_bytes=TOLD_BYTES)
         finally:
-            self._collect = False
+            self._opening, self.selected = False, None
+        if self.now.epoch > sets.MOST_UID:  # RFC 3501 9, nz-number; names of files are read back by it
+            raise Declined(b"NO", b"", f"EXAMINE: the server gives the UIDVALIDITY {self.now.epoch}, which can be none")
         self.selected, self.news = name, False
-        gone = sets.merged(self._vanished)
-        return State(*self.now.key()), self._examined, gone
+        state, changed, gone = State(*self.now.key()), self._examined, sets.merged(self._vanished)
+        self._examined, self._vanished = [], []
+        if known is None or not self._asked_since:
+            return state, [], []
+        return state, changed if self._changes <= MOST_TOLD else _Again(self, known[1]), gone
 
-    def changed_since(self, modseq: int, below: int) -> list[Facts]:
+    def changed_since(self, modseq: int, below: int) -> Iterable[Facts]:
         """Flags of messages with UIDs below `below` that changed since (CONDSTORE, RFC 7162 3.1.4)."""
-        return self.facts(b"UID FETCH 1:%d (UID FLAGS) (CHANGEDSINCE %d)" % (max(1, below - 1), modseq))
+        items = b" (UID FLAGS) (CHANGEDSINCE %d)" % modseq
+        if self.now.messages <= FLAGS_AT_ONCE:
+            return self.facts(b"UID FETCH 1:%d" % max(1, below - 1) + items)
+        return self._changed_of_many(items, below)
+
+    def _changed_of_many(self, items: bytes, below: int) -> Iterator[Facts]:
+        """Part after part, the last messages first: one that goes meanwhile moves others up, into parts still to come."""
+        high = self.now.messages
+        while (high := min(high, self.now.messages)) > 0:
+            low = max(1, high - FLAGS_AT_ONCE + 1)
+            yield from (each for each in self.facts(b"FETCH %d:%d" % (low, high) + items) if each.uid < below)
+            high = low - 1
 
     def uids(self, messages: int, ranges: bytes = b"") -> Ranges:
-        """Which UIDs there are: of `ranges`, or all. A set where the server can (RFC 4731), else numbers in windows."""
-        if self.can("ESEARCH"):
-            found: list[Ranges] = []
+        """Which UIDs there are: of `ranges`, or all, in one answer, since between two of them numbers may move.
 
-            def take(response: Response) -> None:
-                if response.kind == b"ESEARCH":
-                    found.append(sets.parse(after(response.values, b"ALL")))
+        As a set where the server can (RFC 4731). What goes far beyond `messages` is not kept.
+        """
+        found: list[Ranges] = []
+        kept, most, is_odd = 0, min(2 * messages + 1000, MOST_RANGES), False
 
-            self._search(b"UID SEARCH RETURN (ALL) " + (b"UID " + ranges if ranges else b"ALL"), take)
-            return sets.merged(each for ranges_ in found for each in ranges_)
-        numbers: list[int] = []
+        def take(response: Response) -> None:
+            nonlocal kept, is_odd
+            if response.kind not in (b"ESEARCH", b"SEARCH") or kept > most:
+                return
+            try:
+                found.append(_named(response))
+                kept += len(found[-1])
+            except ValueError:
+                is_odd = True
 
-        def collect(response: Response) -> None:
-            if response.kind == b"SEARCH":
-                numbers.extend(uid for each in response.values if (uid := number(each)) is not None and 0 < uid <= sets.MOST_UID)
-
-        if ranges:
-            self._search(b"UID SEARCH UID " + ranges, collect)
-        else:
-            for low in range(1, messages + 1, SEARCH_WINDOW):
-                self._search(b"UID SEARCH %d:%d" % (low, min(messages, low + SEARCH_WINDOW - 1)), collect)
-        return sets.of(sorted(numbers))
-
-    def _search(self, words: bytes, take: Callable[[Response], None]) -> None:
-        try:
-            self.connection.command(words, take=take)
-        except ValueError:
-            raise Lost(f"{words[:30].decode()}: a set that is none") from None
+        words = b"UID SEARCH RETURN (ALL) " if self.can("ESEARCH") else b"UID SEARCH "
+        self.connection.command(words + (b"UID " + ranges if ranges else b"ALL"), take=take)
+        if is_odd:
+            raise Declined(b"NO", b"", "UID SEARCH: the server answers with a set that is none of UIDs")
+        return sets.merged(each for part in found for each in part)
 
     def synchronise(self) -> None:
         """Has the server tell what is gone: inside a FETCH it may not (RFC 3501 7.4.1)."""
@@ -215,14 +252,22 @@ class Session:
     def facts(self, words: bytes) -> list[Facts]:
         """What a FETCH without bodies tells, by UID; of a message told twice, both."""
         found: list[Facts] = []
+        asked = _asked(words)
+        sizes = b"RFC822.SIZE" in words
 
         def take(response: Response) -> None:
             if response.kind == b"FETCH":
                 each = facts(response)
                 if each is not None:
                     found.append(each)
+                if each is None or (sizes and each.size_bytes < 0) or not _is_in(asked, each.uid):
+                    self._hear_flags(response, each)
 
-        self.connection.command(words, take=take)
+        self._reads = True
+        try:
+            self.connection.command(words, take=take)
+        finally:
+            self._reads = False
         return found
 
     def messages(
@@ -242,6 +287,8 @@ class Session:
                 each = facts(response)
                 if each is not None:
                     take(each)
+                if each is None or (each.body is None and each.header is None):
+                    self._hear_flags(response, each)
 
         waiting: list[tuple[bytes, Ranges]] = []
         refusal: Declined | None = None
@@ -257,7 +304,11 @@ class Session:
             tag, ranges = waiting.pop(0)
             try:
                 started, before = time.monotonic(), self.connection.stream.received_bytes
-                self.connection.wait(tag, handle, open_literal)
+                self._reads = True
+                try:
+                    self.connection.wait(tag, handle, open_literal)
+                finally:
+                    self._reads = False
                 self._measure(self.connection.stream.received_bytes - before, time.monotonic() - started)
                 done(ranges)
             except Declined as declined:  # what was asked behind it still comes
@@ -287,6 +338,7 @@ class Session:
     def start_rest(self) -> None:
         """Hands the turn to the server; what it says is read by whoever waits."""
         self.at_rest, self.rested_at = True, time.monotonic()
+        self.news = self.was_flagged() or self.news
         if self.watching and self._idle is None and self.can("IDLE"):
             self._idle = self.connection.send(b"IDLE")
 
@@ -299,6 +351,7 @@ class Session:
             tag, self._renewal = self._renewal, None
             with suppress(Declined):  # what follows shows whether the connection is of use
                 self.connection.wait(tag)
+        self._is_late = self.news
 
     def renew(self) -> None:
         """Says something, so that neither the server nor a NAT on the way forgets the connection; does not wait."""
@@ -328,7 +381,12 @@ class Session:
 
     def has_news(self) -> bool:
         """Whether the server told of a change since the last look."""
-        return self.news or bool(self.heard_of) or self.folders_changed
+        return self.news or self.flagged or bool(self.heard_of) or self.folders_changed
+
+    def was_flagged(self) -> bool:
+        """Whether flags were told that nothing had asked for, since this was last asked."""
+        found, self.flagged = self.flagged, False
+        return found
 
     def close(self, *, politely: bool) -> None:
         """Ends the connection, with LOGOUT when there is time."""
@@ -341,18 +399,17 @@ class Session:
         """Each response passes here: what it tells of the selected folder, of others, of the server."""
         kind = response.kind
         if kind == b"FETCH":
-            if self._collect:
-                each = facts(response)
-                if each is not None:
-                    self._examined.append(each)
+            if self._opening:
+                self._hear_changed(response)
             elif self.at_rest:  # else it may well be what was asked for
                 self.news = True
+            elif not self._reads:
+                self._hear_flags(response, facts(response))
         elif kind == b"EXISTS":
             self.news = self.news or response.number != self.now.messages
             self.now.messages = response.number
         elif kind == b"EXPUNGE":
-            self.now.messages -= 1
-            self.news = True
+            self._shrink(1)
         elif kind == b"VANISHED" and response.values and isinstance(response.values[-1], bytes):
             self._vanish(response.values)
         elif kind == b"STATUS" and self.watching == "notify" and not self._listing:
@@ -364,26 +421,83 @@ class Session:
         elif kind == b"OK" and response.code:
             self._read_code(response.code)
 
+    def _hear_changed(self, response: Response) -> None:
+        """Inside the opening of a folder: what has changed of it, when that was asked for, else of the one before."""
+        each = facts(response)
+        if each is None or not self._asked_since:
+            if self._is_new(*_flags(response, each)):
+                self._tell_of_old()
+            return
+        self._changes += 1
+        if len(self._examined) < MOST_TOLD:
+            self._examined.append(each)
+
+    def _hear_flags(self, response: Response, each: Facts | None) -> None:
+        """A FETCH response that answers nothing that was asked: another's change, which the pass in hand may not meet."""
+        self.flagged = self._is_new(*_flags(response, each)) or self.flagged
+
+    def _is_new(self, number: int, flags: tuple[bytes, ...] | None) -> bool:
+        """Whether these flags were not told a moment ago: a server that repeats itself is not asked again and again."""
+        now = time.monotonic()
+        if flags is None:
+            return False
+        if now - self._told_at > AGAIN_S:
+            self._told, self._told_at = set(), now
+        mark = hash((self.selected, number, frozenset(flags)))
+        if mark in self._told or len(self._told) >= MOST_AGAIN:
+            return False
+        self._told.add(mark)
+        return True
+
+    def _tell_of_old(self) -> None:
+        """Something of the folder that is open, or was before, has changed, and the pass in hand is another one's."""
+        if self.selected is not None:
+            self.heard_of[self.selected] = None
+
+    def _shrink(self, number: int) -> None:
+        """So many messages are gone just now."""
+        self.now.messages -= number
+        self.news = True
+        if self._opening and not self._closed:
+            self._tell_of_old()
+
+    def _close_old(self) -> None:
+        """All that was told since the opening began is of the folder before (RFC 7162 3.2.11)."""
+        if self._closed or not self._opening:
+            return
+        changed = [each for each in self._examined if self._is_new(each.uid, each.flags)]
+        if changed or self.now.messages not in (0, self._before.messages):
+            self._tell_of_old()
+            self.folders_changed = self.folders_changed or self.selected is None  # which one it was, a look finds
+        self.now, self.news, self._closed = State(), False, True
+        self._examined, self._vanished, self._changes = [], [], 0
+
     def _vanish(self, values: list[Any]) -> None:
-        """Messages are gone: before the folder was opened (EARLIER), or now (RFC 7162 3.2.10)."""
+        """Messages are gone: before the folder was opened (EARLIER), or now (RFC 7162 3.2.10).
+
+        Where a set is none, or there are too many, the numbers of messages show what is not taken from it.
+        """
+        if len(self._vanished) > MOST_GONE:
+            return
         try:
             gone = sets.parse(values[-1])
         except ValueError:
-            raise Lost("VANISHED: a set that is none") from None
-        if isinstance(values[0], list):
-            self._vanished += gone if self._collect else []
-        else:
-            self.now.messages -= sets.count(gone)
-            self.news = True
+            gone = []
+        if not isinstance(values[0], list):
+            self._shrink(sets.count(gone))
+        elif self._opening:
+            self._vanished += gone
 
     def _read_code(self, code: list[Any]) -> None:
         value = number(code[1]) if len(code) > 1 else None
         if code[0] == b"UIDVALIDITY":
             self.now.epoch = value or 0
         elif code[0] == b"UIDNEXT":
-            self.now.uidnext = value or 0
+            self.now.uidnext = uidnext(value)
         elif code[0] == b"HIGHESTMODSEQ":
             self.now.modseq = value or 0
+        elif code[0] == b"CLOSED":
+            self._close_old()
         elif code[0] == b"NOTIFICATIONOVERFLOW":
             self.watching = ""
             self.folders_changed = True
@@ -395,6 +509,45 @@ class Session:
         if self.can("OBJECTID"):
             items.append(b"MAILBOXID")
         return b" ".join(items)
+
+
+class _Again:
+    """What has changed in the open folder since a MODSEQ, when that is too much to be kept: asked for each time."""
+
+    def __init__(self, session: Session, modseq: int) -> None:
+        self._session = session
+        self._modseq = modseq
+
+    def __iter__(self) -> Iterator[Facts]:
+        return iter(self._session.changed_since(self._modseq, sets.MOST_UID + 1))
+
+
+def _named(response: Response) -> Ranges:
+    """The UIDs of an answer to a search. Raises ValueError."""
+    if response.kind == b"ESEARCH":
+        return sets.parse(after(response.values, b"ALL"))
+    uids = [uid for each in response.values if (uid := number(each)) is not None and 0 < uid <= sets.MOST_UID]
+    return sets.of(sorted(uids))
+
+
+def _flags(response: Response, each: Facts | None) -> tuple[int, tuple[bytes, ...] | None]:
+    """The flags that a FETCH response tells, and of which message: its UID, or below 0 its number."""
+    return (each.uid, each.flags) if each is not None else (-response.number, flags_of(response))
+
+
+def _asked(words: bytes) -> Ranges | None:
+    """The UIDs that a UID FETCH asks for; None for all."""
+    try:
+        return sets.parse(words.split(b" ", 3)[2]) if words.startswith(b"UID ") else None
+    except ValueError:  # with a *
+        return None
+
+
+def _is_in(ranges: Ranges | None, uid: int) -> bool:
+    if ranges is None:
+        return True
+    at = bisect_right(ranges, (uid, sets.MOST_UID))
+    return at > 0 and ranges[at - 1][1] >= uid
 
 
 def mailbox(name: bytes) -> bytes | Arg | None:

@@ -20,7 +20,7 @@ def told(response: Response) -> str:
         return "+"
     counts = response.number or response.kind in (b"EXISTS", b"RECENT")
     words = [response.tag, *([b"%d" % response.number] if counts else []), response.kind or b"(not understood)"]
-    if response.kind != b"FETCH":
+    if response.kind not in (b"", b"FETCH"):
         words += [b"[" + _written(response.code) + b"]"] if response.code else []
         words.append(response.text or _written(response.values))
     return b" ".join(each for each in words if each).decode("utf-8", "replace")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from workers.imap import names
 from workers.imap.trouble import undotted
-from workers.imap.visit import NO_ACCOUNTS, NO_WORKER, is_running, number_of, state
-from workers.mail.words import plain, seconds
+from workers.imap.visit import is_running, no_accounts, no_worker, number_of, state
+from workers.mail.words import counted, plain, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +30,7 @@ COLUMNS = (
     "synced_at",
     "demoted",
     "present_until",
+    "debug_until",
     "folders",
     "messages",
 )
@@ -47,9 +48,9 @@ def status(config: Config) -> dict[str, Any]:
 
 def status_text(found: dict[str, Any], config: Config, now: float) -> str:
     """What `status` prints for people."""
-    lines = [] if found["running"] else [f"{NO_WORKER}\n"]
+    lines = [] if found["running"] else [f"{no_worker(config.imap)}\n"]
     if not found["accounts"]:
-        return "".join([*lines, f"{NO_ACCOUNTS} {config.path or '~/.config/semguard/mail.toml'}\n"])
+        return "".join([*lines, f"{no_accounts(config)}\n"])
     return "".join([*lines, _table(HEADINGS, (_cells(each, now) for each in found["accounts"]))])
 
 
@@ -60,7 +61,8 @@ def folders(imap: Imap, account: Account) -> dict[str, Any]:
         found = [] if books is None or row is None else books.run("books.folders", (row["key"],))
         poison = _poison(books)
     places = [_folder(imap, account, each, poison.get((row["key"], each[1]), [])) for each in found if row is not None]
-    return {"version": 1, "account": account.name, "folders": places}
+    number = number_of(account, row["key"], imap) if row is not None else account.id
+    return {"version": 1, "account": account.name, "id": number, "folders": places}
 
 
 def folders_text(found: dict[str, Any], now: float) -> str:
@@ -133,10 +135,9 @@ def _account(
 def _cells(each: dict[str, Any], now: float) -> tuple[str, ...]:
     problem = [undotted(plain(each["problem"]))] if each["problem"] else []
     if each["until"] is not None and each["until"] > now:
-        problem.append(f"next try in {span(each['until'] - now)}")
+        problem.append(f"next try {when(each['until'] - now)}")
     if each["poison"]:
-        count = "1 message" if len(each["poison"]) == 1 else f"{len(each['poison'])} messages"
-        problem.append(f"{count} that the server can't give")
+        problem.append(f"{counted(len(each['poison']), 'message')} that the server can't give")
     if each["demoted"]:
         problem.append(f"without {', '.join(each['demoted'])}")
     return (
@@ -152,6 +153,7 @@ def _cells(each: dict[str, Any], now: float) -> tuple[str, ...]:
 
 def _folder(imap: Imap, account: Account, row: tuple[Any, ...], poison: list[dict[str, Any]]) -> dict[str, Any]:
     return {
+        "id": row[0],
         "name": names.shown(row[1]),
         "path": os.path.join(imap.root, account.name, row[3]),
         "messages": row[8],
@@ -164,6 +166,11 @@ def _folder(imap: Imap, account: Account, row: tuple[Any, ...], poison: list[dic
 def span(span_s: float) -> str:
     """A span for people, in whole seconds."""
     return seconds(span_s) if span_s >= 10 else f"{max(0.0, span_s):.0f} s"
+
+
+def when(span_s: float) -> str:
+    """How far off something is: `in 10 min`, `now`."""
+    return f"in {span(span_s)}" if span_s >= 0.5 else "now"  # less would be told as 0 s
 
 
 def _age(at: float | None, now: float) -> str:

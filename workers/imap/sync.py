@@ -7,19 +7,19 @@ import sys
 import time
 
 from workers.imap.archive import Locked, Root
-from workers.imap.books import Books, open_beside, set_aside
+from workers.imap.books import DAMAGED, Books, open_beside, set_aside
 from workers.imap.engine import Engine
 from workers.imap.jobs import Env
 from workers.imap.keys import Keys
 from workers.imap.limits import Limits
 from workers.imap.log import Log
 from workers.imap.reports import Reports
-from workers.imap.trouble import DISK, NETWORK
-from workers.imap.visit import NO_ACCOUNTS, is_running, number_of, os_refused
+from workers.imap.trouble import DISK, NETWORK, undotted
+from workers.imap.visit import config_path, is_running, no_accounts, number_of, os_refused, state_refused
 from workers.mail.errors import OK, TRY_AGAIN, USAGE, Refused
-from workers.spool.refusal import store_refused
+from workers.mail.words import counted, plain
 from workers.store.bell import ring
-from workers.store.database import CORRUPT, StoreError
+from workers.store.database import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ def sync(config: Config, wanted: list[str]) -> int:
     imap = config.imap
     accounts = chosen(imap, wanted)
     if not accounts:
-        where = config.path or "~/.config/semguard/mail.toml"
-        print(f"{NO_ACCOUNTS} {where}" if not imap.accounts else f"nothing to do: all accounts have enabled = false in {where}")
+        disabled = f"nothing to do: all accounts have enabled = false in {config_path(config)}"
+        print(disabled if imap.accounts else no_accounts(config))
         return OK
+    is_new = False  # the state database, made by this command
     try:
         while True:
             root = Root(imap.root)
@@ -56,13 +57,14 @@ def sync(config: Config, wanted: list[str]) -> int:
             try:
                 return _pass(config, accounts, root)
             except StoreError as error:
-                if error.kind != CORRUPT:
+                if error.kind not in DAMAGED or is_new:  # a new one that is no better won't be so the next time
                     raise
                 set_aside(imap.state)  # all of it is made anew from what lies on disk
+                is_new = True
             finally:
                 root.close()
     except StoreError as error:
-        raise store_refused(error) from None
+        raise state_refused(imap, error) from None
     except OSError as error:
         raise os_refused(error, imap.root) from None
 
@@ -108,11 +110,25 @@ def _is_over(member: Member) -> bool:
 
 
 def _status(member: Member, books: Books) -> int:
-    if member.kind in (NETWORK, DISK):
+    """The exit status for an account; what the log of the pass has not told is told here."""
+    poison = books.run("poison_count", (member.key,))[0][0]
+    _complain(member.account.name, "" if member.failures else member.problem, poison)  # without failures it is another's
+    return _judged(member.kind, poison or len(member.folder_problems))
+
+
+def _judged(kind: str, problems: int) -> int:
+    if kind in (NETWORK, DISK):
         return TRY_AGAIN
-    if member.kind or member.folder_problems:
-        return PERSON
-    return PERSON if books.run("poison_of", (member.key,)) else OK
+    return PERSON if kind or problems else OK
+
+
+def _complain(name: str, problem: str, poison: int) -> None:
+    """A line on standard error for an account that is not in step, if there is something to say."""
+    parts = [undotted(plain(problem))] if problem else []
+    if poison:
+        parts.append(f"{counted(poison, 'message')} could not be fetched")
+    if parts:
+        print(f"{name}: {'; '.join(parts)}; imap-sync why {name}", file=sys.stderr)
 
 
 def _weight(status: int) -> int:
@@ -147,8 +163,9 @@ def _ask(imap: Imap, accounts: list[Account]) -> int | None:
                 done, kind, problem, key = database.run("books.progress", (name,))[0]
                 if done >= asked:
                     del waiting[name]
-                    needs_person = kind or problem or database.run("books.poison_of", (key,))
-                    statuses.append(TRY_AGAIN if kind in (NETWORK, DISK) else PERSON if needs_person else OK)
+                    poison = database.run("books.poison_count", (key,))[0][0]
+                    _complain(name, problem, poison)  # the log is the worker's, and elsewhere
+                    statuses.append(_judged(kind, poison or len(problem)))
             looks += 1
             if waiting and looks % LOCK_LOOKS == 0 and not (is_running(imap) and _is_there(imap.state, opened)):
                 return None

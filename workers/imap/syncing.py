@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -13,54 +14,62 @@ FSYNC_THREADS = 8
 HONEST = (5, 8)  # before it, syncfs hides write errors
 
 
+class _Run:
+    """One syncfs for all that wait for it. They hold it, so that whoever wakes late still finds what became of it."""
+
+    __slots__ = ("error", "is_over")
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.error: OSError | None = None
+
+
 class Syncer:
     """Of one file system. `fd` is a folder on it that was opened before the first write, so that no error is missed."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._device = os.fstat(fd).st_dev
         self._lock = threading.Condition()
-        self._begun = 0
-        self._ended = 0
+        self._next = _Run()
         self._running = False
-        self._errors: dict[int, OSError] = {}
         self._each_until = 0.0 if _kernel() >= HONEST else float("inf")
         self._syncfs = _load() if _kernel() >= HONEST else None
 
     def sync(self, paths: list[str]) -> None:
         """Returns when the files at `paths`, written before the call, are on disk. Raises OSError."""
-        if self._syncfs is None or time.monotonic() < self._each_until:
+        if self._syncfs is None or time.monotonic() < self._each_until or self._are_elsewhere(paths):
             sync_each(paths)
             return
         with self._lock:
-            mine = self._begun + 1  # one that is running may have passed our files already
-            while self._ended < mine:
+            mine = self._next  # one that is running may have passed our files already
+            while not mine.is_over:
                 if self._running:
                     self._lock.wait()
-                    continue
-                self._run()
-            error = self._errors.get(mine)
-        if error is not None:
-            raise OSError(error.errno, error.strerror)
+                else:
+                    self._run()
+        if mine.error is not None:
+            raise OSError(mine.error.errno, mine.error.strerror)
+
+    def _are_elsewhere(self, paths: list[str]) -> bool:
+        """Whether some lie on another file system, which syncfs passes by: a person has mounted or linked one there."""
+        folders = {os.path.dirname(path) for path in paths}
+        return any(os.stat(folder or os.curdir).st_dev != self._device for folder in folders)
 
     def _run(self) -> None:
         """One syncfs for all that came before it; called with the lock held."""
-        self._running = True
-        self._begun += 1
-        number = self._begun
+        run, self._next, self._running = self._next, _Run(), True
         self._lock.release()
         started = time.monotonic()
-        failed: OSError | None = None
+        run.error = OSError(errno.EINTR, os.strerror(errno.EINTR))  # if it is cut off, nobody may take it for done
         try:
             self._call()
+            run.error = None
         except OSError as error:
-            failed = error
+            run.error = error
         finally:
             self._lock.acquire()
-            self._running = False
-            self._ended = number
-            self._errors.pop(number - 2, None)
-            if failed is not None:
-                self._errors[number] = failed
+            self._running, run.is_over = False, True
             if time.monotonic() - started > SLOW_S:
                 self._each_until = time.monotonic() + RATHER_S
             self._lock.notify_all()

@@ -16,9 +16,9 @@ from workers.imap.limits import Limits
 from workers.imap.proof import Place, prove
 from workers.imap.report import Report
 from workers.imap.trouble import SERVER, Declined, Lost, Trouble
-from workers.imap.visit import NO_ACCOUNTS, is_running, log_in, named, state
-from workers.mail.errors import IO, OK, TRY_AGAIN, Refused
-from workers.mail.words import plain
+from workers.imap.visit import is_running, log_in, named, no_accounts, os_refused, state
+from workers.mail.errors import OK, TRY_AGAIN
+from workers.mail.words import counted, plain
 from workers.store.bell import ring
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ def verify(config: Config, wanted: list[str], *, content: bool) -> int:
     imap = config.imap
     accounts = [named(imap, name) for name in dict.fromkeys(wanted)] or [each for each in imap.accounts if each.enabled]
     if not accounts:
-        _say(f"{NO_ACCOUNTS} {config.path or '~/.config/semguard/mail.toml'}")
+        _say(no_accounts(config))
         return OK
     differences, unreached = 0, []
     with state(imap) as books:
@@ -55,7 +55,7 @@ def verify(config: Config, wanted: list[str], *, content: bool) -> int:
                 unreached.append(account.name)
                 _say(f"{account.name}: can't be compared: {plain(str(error))}")
             except OSError as error:
-                raise Refused(IO, f"{error.filename or imap.root}: {error.strerror}") from None
+                raise os_refused(error, imap.root) from None
     parts = [f"{differences} differences" if differences != 1 else "1 difference"] if differences else []
     parts += [f"not compared: {', '.join(unreached)}"] if unreached else []
     _say("; ".join(parts) or "complete")
@@ -92,7 +92,7 @@ class _Check:
                 differ = stands
             for name, report in differ.items():
                 self._tell(name, report)
-            return sum(report.count() for report in differ.values())
+            return sum(report.differences() for report in differ.values())
         finally:
             self._session.close(politely=True)
 
@@ -109,6 +109,9 @@ class _Check:
         listed = chosen_folders(everything, self._account)
         rows = self._rows()
         report = self._compare_lists(listed, rows)
+        if self._session.unread_folders:
+            unread = counted(self._session.unread_folders, "folder")
+            report.names["closed"] = {f"{unread} of the server's list that can't be read"}
         found = {FOLDERS: report} if report.count() and (only is None or FOLDERS in only) else {}
         for name, each in sorted(listed.items()):
             if only is not None and name not in only:
@@ -140,7 +143,8 @@ class _Check:
         for name, each in listed.items():
             path = rows[name][1] if name in rows else names.folder_path(name, each.delimiter)
             paths.add(path)
-            if name not in rows or path not in here:
+            is_outbox = self._account.outbox is not None and names.is_named(self._account.outbox, name, each.delimiter)
+            if (name not in rows or path not in here) and not is_outbox:  # what lies in that one is compared all the same
                 report.names.setdefault("not copied", set()).add(names.shown(name))
         if others := (here | {path for _, path in rows.values()}) - paths:
             report.names["vanished"] = others

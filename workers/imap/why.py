@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from workers.imap.letters import stamp
-from workers.imap.names import shown
+from workers.imap.names import is_named, shown
 from workers.imap.schedule import recent_s
-from workers.imap.status import account_rows, poison_of, span
-from workers.imap.trouble import AUTH, DISK, NETWORK, NO_LOGIN, OUTBOX, SECRET, SERVER, TLS, undotted
-from workers.imap.visit import NO_WORKER, is_running, state
+from workers.imap.status import account_rows, poison_of, when
+from workers.imap.trouble import OUTBOX, undotted
+from workers.imap.visit import is_running, no_worker, state, what_to_do
 from workers.mail.words import plain, seconds
 
 TYPE_CHECKING = False
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from workers.mail.config import Config
-    from workers.mail.imap_config import Account, Imap
+    from workers.mail.imap_config import Account
+    from workers.store.sqlite import SqliteDatabase
 
 MODES = {
     "notify": "The server tells of news in all folders (NOTIFY).",
@@ -36,17 +37,19 @@ def why(config: Config, account: Account) -> str:
     with state(imap) as books:
         row = account_rows(books).get(account.name)
         poison = poison_of(books, row["key"]) if row is not None else []
-        unsent = books.run("books.unsendable", (row["key"],)) if row is not None and books is not None else []
-    lines = [] if running else [f"Nothing is tried now: {NO_WORKER}."]
+        unsent = _unsent(books, account, row)
+    lines = [] if running else [f"Nothing is tried now: {no_worker(imap)}."]
     if row is None:
         lines.append(f"{account.name} was not looked at yet.")
         return "".join(f"{line}\n" for line in lines)
     lines += _state(account, row, running=running)
     if row["problem"] and not (row["kind"] == OUTBOX and unsent):  # these are told one by one
-        lines.append(_what_to_do(imap, account, row, where, running=running))
+        trouble, again = (row["kind"], row["problem"]), f"then: imap-sync sync {account.name}"
+        lines.append(f"{what_to_do(imap, account, trouble, where, running=running, again=again)}.")
     elif running and row["mode"] in MODES:
         present = row["present_until"] > time.time()
         lines.append(MODES[row["mode"]].format(seconds(recent_s(imap, present=present))))
+    lines += _wishes(config, account, row)
     for each in poison:
         lines.append(_poison(each, running=running))
     for folder, uid, reason in unsent:
@@ -58,12 +61,43 @@ def why(config: Config, account: Account) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def _unsent(books: SqliteDatabase | None, account: Account, row: dict[str, Any] | None) -> list[tuple[bytes, int, str]]:
+    """The letters that can't be sent: folder, UID, why. What is known of an outbox that is none any more counts no more."""
+    if row is None or books is None:
+        return []
+    found = books.run("books.unsendable", (row["key"],))
+    delimiters = {None, b"/", b"."} | {each for (each,) in books.run("books.delimiters", (row["key"],))}
+    unsent = [
+        (folder, uid, reason)
+        for folder, uid, reason in found
+        if account.outbox is not None and any(is_named(account.outbox, folder, each) for each in delimiters)
+    ]
+    if row["kind"] == OUTBOX and not unsent and (found or account.outbox is None):
+        row["kind"] = row["problem"] = ""  # it was that one's
+    return unsent
+
+
+def _wishes(config: Config, account: Account, row: dict[str, Any]) -> list[str]:
+    """What `present` and `log-level` have set, and what mail.toml has of the latter."""
+    now, lines = time.time(), []
+    if row["present_until"] > now:
+        lines.append(f"Its user is here until {stamp(row['present_until'])}, so the short intervals hold.")
+    if (account.log_level or config.imap.log_level) == "debug":
+        lines.append(f'What is said on its connections is logged: log_level = "debug" in {config.path}.')
+    elif row["debug_until"] > now:
+        until = stamp(row["debug_until"])
+        lines.append(f"What is said on its connections is logged until {until}; imap-sync log-level info {account.name} ends it.")
+    return lines
+
+
 def _state(account: Account, row: dict[str, Any], *, running: bool) -> list[str]:
     now = time.time()
     synced = f"last in step at {stamp(row['synced_at'])}" if row["synced_at"] else "never in step yet"
     said = undotted(plain(row["problem"]))
     if row["until"] > now and said:
-        rest = [f"It rests until {stamp(row['until'])}, that is {span(row['until'] - now)}."] if running else []
+        rest = (
+            [f"It rests until {stamp(row['until'])}, that is {when(row['until'] - now).removeprefix('in ')}."] if running else []
+        )
         return [f"{account.name} can't be brought in step ({synced}): {said}.", *rest]
     if said:
         return [f"{account.name}: {said} ({synced})."]
@@ -74,44 +108,11 @@ def _state(account: Account, row: dict[str, Any], *, running: bool) -> list[str]
     return [f"{account.name} waits for its next look ({synced})."]
 
 
-def _what_to_do(imap: Imap, account: Account, row: dict[str, Any], where: str, *, running: bool) -> str:
-    """What a person can do about the problem of an account's row. Of a secret it names the key alone: a command may hold one."""
-    kind = row["kind"]
-    again = f"then: imap-sync sync {account.name}"
-    by_itself = "It is tried again by itself" if running else "The next sync or run tries it again"
-    secret = next(
-        key for key in ("password_file", "password_command", "token_command") if getattr(account, key) or key == "token_command"
-    )
-    if kind == AUTH and row["problem"].startswith(NO_LOGIN):
-        if account.token_command is not None:
-            return f"It takes no tokens: put password_file or password_command in the place of token_command at {where}; {again}."
-        return f"See tls, or put token_command in the place of {secret} at {where}, if it wants a token; {again}."
-    if kind == AUTH:
-        source = f"{secret} = {account.password_file}" if account.password_file else secret
-        return f"Put user ({account.user}) or the secret right ({source}) at {where}; {again}."
-    if kind == SECRET:
-        return f"No password or token could be had: see {secret} at {where}; {again}."
-    if kind == TLS:
-        keys = "tls, host, ca_file, fingerprint" + (", cert_file, key_file" if account.cert_file else "")
-        return f"The connection would not be safe: see {keys} at {where}; {again}."
-    if kind == OUTBOX:
-        return f"Make that folder on the server, or put outbox right at {where}; {again}."
-    if kind == DISK:
-        goes_on = "it goes on by itself" if running else again
-        return f"Make space for {imap.root} (df -h, df -i), and let it be written to; {goes_on}."
-    if kind == NETWORK:
-        keys = f'host ({account.host}), port ({account.port}) and tls ("{account.tls}")'
-        return f"{by_itself}; if that lasts, see {keys} at {where}."
-    if kind == SERVER:
-        return f"{by_itself}, at each look; the words above are the server's, so its administrator knows more."
-    return f"{by_itself}."
-
-
 def _poison(each: dict[str, Any], *, running: bool) -> str:
     tries = f"{each['tries']} tries" if each["tries"] > 1 else "1 try"
     left_s = each["next_try"] - time.time()
     if left_s > 0:
-        following = f"next one in {span(left_s)}" if running else f"next one with the first sync after {stamp(each['next_try'])}"
+        following = f"next one {when(left_s)}" if running else f"next one with the first sync after {stamp(each['next_try'])}"
     else:
         following = "next one at the next look at that folder" if running else "next one with the next sync or run"
     text = f"Message {each['uid']} of {each['folder']} could not be had in {tries}, {following}: {plain(each['why'])}"

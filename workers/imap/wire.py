@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     Write = Callable[[memoryview], None]
 
 LINE_BYTES = 1 << 20  # of all text in one response
+PIECE_BYTES = 1 << 16  # of a set of numbers: one that is longer is told in pieces
 HELD_BYTES = 1 << 16  # of a literal that is not streamed
 MOST_DEPTH = 32
 MOST_LITERALS = 1000  # in one response: each may be empty, so that bytes alone are no limit
 
 STATUS = frozenset((b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"))
-# Possessive, so that a long word costs neither memory nor time: what the server sends is matched once.
+# Possessive, so that a long word costs neither memory nor time: what the server sends is matched once. Brackets hold a word
+# together in the names of sections only: in those of folders and keywords they are signs like others.
 TOKEN = re.compile(
-    rb'[ \t]*+(?:([()])|"((?:[^"\\]++|\\.)*+)"|((?:[^ \t()"\[]++|\[[^\[\]]*+\]){1,20}|[^ \t()"]++))',
+    rb'[ \t]*+(?:([()])|"((?:[^"\\]++|\\.)*+)"|((?i:BODY|BINARY)[.A-Za-z]*+\[[^\[\]]*+\][^ \t()"]*+|[^ \t()"]++))',
     re.DOTALL,
 )
+SET = re.compile(rb"\* (?i:(SEARCH)|VANISHED(?: \(EARLIER\))?|ESEARCH[^,]{0,100}) (?=\d)")  # and what is told before it
 UNPLAIN = re.compile(rb"[^ !#-\[\]-~]")  # what can't stand in a quoted string as it is
 
 
@@ -96,15 +99,31 @@ class Reader:
             stop = data.find(b"\n", at, end)
             if stop < 0:
                 self._line += data[at:end]
+                if len(self._line) > PIECE_BYTES and SET.match(self._line):
+                    self._line = bytearray(self._tell_pieces(bytes(self._line), found))
                 self._check(len(self._line))
                 break
             line = bytes(data[at:stop]) if not self._line else bytes(self._line + data[at:stop])
             self._line.clear()
             at = stop + 1
+            if len(line) > PIECE_BYTES:
+                line = self._tell_pieces(line, found)
             response = self._end_of_line(line.removesuffix(b"\r"))
             if response is not None:
                 found.append(response)
         return found
+
+    def _tell_pieces(self, line: bytes, found: list[Response]) -> bytes:
+        """Of a long set of numbers, tells what is whole, as responses of their own; the response of the rest."""
+        match = SET.match(line) if not self._parts else None
+        while match is not None and len(line) > PIECE_BYTES:
+            end = line.rfind(b" " if match[1] else b",", match.end(), PIECE_BYTES)
+            if end < 0:
+                break
+            found.append(understood([line[:end]]))
+            self.text_bytes += end
+            line = match[0] + line[end + 1 :]
+        return line
 
     def _take(self, part: memoryview) -> int:
         taken = len(part)
@@ -209,7 +228,7 @@ def understood(parts: list[bytes | Literal | memoryview]) -> Response:
     try:
         response.values = _values([after, *parts[1:]])
     except ValueError:
-        response.kind = b""
+        response.kind, response.text = b"", kind
     return response
 
 

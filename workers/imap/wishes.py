@@ -6,7 +6,7 @@ import time
 
 from workers.imap.books import open_beside
 from workers.imap.letters import stamp
-from workers.imap.visit import NO_ACCOUNTS, NO_WORKER, is_running, named, state_refused
+from workers.imap.visit import is_running, named, no_accounts, no_worker, state_refused
 from workers.mail.errors import USAGE, Refused
 from workers.mail.values import duration_s
 from workers.store.bell import ring
@@ -44,7 +44,7 @@ def log_level(config: Config, words: list[str], span: str | None) -> str:
         raise Refused(USAGE, "--for goes with debug; info holds until the next debug")
     accounts = [named(imap, name) for name in words[1:]] or imap.accounts
     if not accounts:
-        raise Refused(USAGE, f"{NO_ACCOUNTS} {config.path or '~/.config/semguard/mail.toml'}")
+        raise Refused(USAGE, no_accounts(config))
     until = time.time() + _span_s(span) if words[0] == "debug" else 0.0
 
     def work(transaction: Transaction) -> None:
@@ -89,4 +89,4 @@ def _span_s(span: str | None) -> float:
 
 
 def _worker(imap: Imap) -> str:
-    return "" if is_running(imap) else f"; {NO_WORKER}"
+    return "" if is_running(imap) else f"; {no_worker(imap)}"

@@ -18,6 +18,11 @@ def when(span_s: float) -> str:
     return f"in {seconds(span_s)}" if span_s >= 0.005 else "now"  # less would be told as 0.00 s
 
 
+def counted(count: int, thing: str) -> str:
+    """`1 message`, `2 messages`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def seconds(span_s: float) -> str:
     """A span for people: `0.12 s`, `40 s`, `5 min`, `2 h`."""
     if span_s < 10:

@@ -5,7 +5,7 @@ SELECT key, demoted, present_until, debug_until, asked, done FROM imap_account W
 -- name: accounts
 SELECT key, name, present_until, debug_until, asked, done FROM imap_account;
 -- name: all_accounts
-SELECT a.key, a.name, a.mode, a.state, a.kind, a.problem, a.until, a.synced_at, a.demoted, a.present_until,
+SELECT a.key, a.name, a.mode, a.state, a.kind, a.problem, a.until, a.synced_at, a.demoted, a.present_until, a.debug_until,
     (SELECT count(*) FROM imap_folder f WHERE f.account = a.key),
     (SELECT coalesce(sum(held), 0) FROM imap_folder f WHERE f.account = a.key) FROM imap_account a ORDER BY a.name;
 -- name: account_state
@@ -54,7 +54,8 @@ UPDATE imap_folder SET epoch = ?, epochs = ?, uidnext = 0, modseq = 0 WHERE id =
 -- name: uids
 SELECT uid FROM imap_message WHERE folder = ? AND epoch = ? AND uid >= ? ORDER BY uid;
 -- name: messages
-SELECT uid, size_bytes, date, flags, digest FROM imap_message WHERE folder = ? AND epoch = ? AND uid BETWEEN ? AND ? ORDER BY uid;
+SELECT uid, size_bytes, date, flags, digest, identity FROM imap_message
+    WHERE folder = ? AND epoch = ? AND uid BETWEEN ? AND ? ORDER BY uid;
 -- name: old_messages
 SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message WHERE folder = ?1 AND epoch < ?2
     UNION ALL SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message WHERE folder = ?1 AND epoch > ?2;
@@ -64,6 +65,8 @@ SELECT 1 FROM imap_message WHERE folder = ?1 AND (epoch < ?2 OR epoch > ?2) LIMI
 INSERT OR REPLACE INTO imap_message (folder, epoch, uid, size_bytes, date, flags, digest, identity) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 -- name: set_flags
 UPDATE imap_message SET flags = ? WHERE folder = ? AND epoch = ? AND uid = ?;
+-- name: mark_anew
+UPDATE imap_message SET date = ?, flags = ?, identity = coalesce(?, identity) WHERE folder = ? AND epoch = ? AND uid = ?;
 -- name: drop_message
 DELETE FROM imap_message WHERE folder = ? AND epoch = ? AND uid = ?;
 -- name: same_content
@@ -107,6 +110,8 @@ DELETE FROM imap_outbox WHERE account = ? AND folder = ? AND epoch = ? AND uid =
 DELETE FROM imap_outbox WHERE account = ?1 AND (folder <> ?2 OR epoch <> ?3);
 -- name: unsendable
 SELECT folder, uid, why FROM imap_outbox WHERE account = ? AND why <> '' ORDER BY folder, uid;
+-- name: delimiters
+SELECT DISTINCT delimiter FROM imap_folder WHERE account = ?;
 -- name: held
 SELECT held FROM imap_folder WHERE id = ?;
 -- name: messages_after
@@ -114,8 +119,8 @@ SELECT epoch, uid, size_bytes, date, flags, digest, identity FROM imap_message
     WHERE folder = ?1 AND (epoch, uid) > (?2, ?3) ORDER BY epoch, uid LIMIT 5000;
 -- name: highest
 SELECT max(uid) FROM imap_message WHERE folder = ? AND epoch = ?;
--- name: poison_of
-SELECT 1 FROM imap_poison p JOIN imap_folder f ON f.id = p.folder WHERE f.account = ? AND p.epoch = f.epoch LIMIT 1;
+-- name: poison_count
+SELECT count(*) FROM imap_poison p JOIN imap_folder f ON f.id = p.folder WHERE f.account = ? AND p.epoch = f.epoch;
 -- name: check_account
 SELECT key, name, mode, state, kind, problem, until, synced_at, demoted, present_until, debug_until, asked, done
     FROM imap_account LIMIT 0;
