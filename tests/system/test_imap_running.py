@@ -260,7 +260,7 @@ def test_a_supervisor_hears_what_hangs_and_the_end_comes_soon_all_the_same(
     syncer.account("alice", server.port)
     process = syncer.start()
     supervisor.hear("READY=1")
-    supervisor.hear(f"STATUS=1 accounts, 0 in step; {where} since [1-9].*")
+    supervisor.hear(f"STATUS=1 account, 0 in step; {where} since [1-9].*")
     supervisor.hear("WATCHDOG=1")  # the main thread is well, and the wait has a limit of its own
     asked = time.monotonic()
     assert syncer.stop(process) == 0
@@ -431,7 +431,7 @@ def test_a_locked_state_database_is_waited_for(syncer: Syncer, new_fault_server:
     with closing(sqlite3.connect(syncer.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         arrives(server, "two")
-        supervisor.hear("STATUS=1 accounts, 0 in step; alice INBOX .* since [1-9].*")
+        supervisor.hear("STATUS=1 account, 0 in step; alice INBOX .* since [1-9].*")
         supervisor.hear("WATCHDOG=1")
         other.execute("ROLLBACK")
     wait_until(lambda: holds(syncer, server), "it goes on")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from workers.imap.account import Found
+from workers.imap.answers import State
 from workers.imap.archive import Root
 from workers.imap.books import Books, Folder
-from workers.imap.engine import Engine
+from workers.imap.engine import HOLLOW, Engine
 from workers.imap.folder import Outcome
 from workers.imap.jobs import FOLDER, LOOK, WATCH, Env, Job
 from workers.imap.keys import Keys, stamp
@@ -61,6 +62,7 @@ class Session:
         self.is_watched = self.looked = self.at_rest = self.news = self.folders_changed = False
         self.rested_at = 0.0
         self.heard_of: dict[bytes, object] = {}
+        self.now = State()
 
     def can(self, _: str) -> bool:
         return False
@@ -296,6 +298,31 @@ def test_a_folder_that_can_not_be_watched_rests_no_account(new_rig: NewRig) -> N
     member = rig.member()
     assert (member.kind, member.until, member.mode, rig.crew.busy) == ("", 0.0, "poll", [])
     assert member.look_at > time.monotonic() + 60
+
+
+def test_news_that_are_none_again_and_again_are_asked_for_ever_more_seldom(new_rig: NewRig) -> None:
+    rig = new_rig()
+    rig.step()
+    session = Session()
+    session.selected = b"f1"
+    rig.looked(1, session=session)
+    rig.step()
+    rig.end(rig.job(FOLDER))
+
+    def tell() -> list[str]:
+        session.news = True
+        rig.engine.hub._news(rig.member(), session)  # type: ignore[arg-type]
+        rig.step()
+        return rig.jobs()
+
+    for _ in range(HOLLOW):
+        assert tell() == [FOLDER]
+        rig.end(rig.job(FOLDER))
+        rig.step()
+    assert tell() == []
+    assert 1.0 < rig.member().look_at - time.monotonic() < 10.0
+    session.now.messages = 1  # new mail
+    assert tell() == [FOLDER]
 
 
 def test_a_bad_folder_proves_that_the_server_was_reached(new_rig: NewRig) -> None:

@@ -38,6 +38,7 @@ ACCOUNTS_A_SECOND = 20.0  # that come back together
 ALONE_S = 1.0  # a job that lasts longer may be joined by one on a second connection
 END_S = 5.0
 SOON_S = 30.0
+HOLLOW = 3  # news in a row that were none
 JUMPED = "the clock has jumped"
 
 
@@ -354,7 +355,7 @@ class Engine:
         if session.folders_changed:
             member.look_at = 0.0
         if session.news and session.selected in by_name:
-            member.want(by_name[session.selected].id, schedule.PUSHED)
+            self._take_pushed(member, by_name[session.selected], session)
         outbox = member.post.folder if member.post is not None else None
         if session.news and outbox is not None and session.selected == outbox.name:
             member.want(OUTBOX, schedule.SEND)
@@ -370,6 +371,15 @@ class Engine:
                 member.want(folder.id, schedule.PUSHED)
         session.heard_of.clear()
         session.news = session.folders_changed = False
+
+    def _take_pushed(self, member: Member, folder: Folder, session: Session) -> None:
+        """News of the open folder. A server that tells the same again and again is asked ever more seldom, but for new mail."""
+        hollow = member.hollow.get(folder.id, 0)
+        if hollow < HOLLOW or session.now.messages != folder.messages:
+            member.want(folder.id, schedule.PUSHED)
+        else:
+            pause_s = schedule.backoff_s(hollow - HOLLOW + 2, random.random())
+            member.look_at = min(member.look_at, time.monotonic() + pause_s)
 
     def _lost_at_rest(self, member: Member, session: Session, why: str) -> None:
         """A connection at rest has ended: a new one is made soon, though not those of all accounts in one moment."""

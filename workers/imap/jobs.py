@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from workers.imap import schedule
 from workers.imap.account import Found, clear_strays, look
 from workers.imap.excuses import enough_for_now, is_throttling
 from workers.imap.folder import FolderPass, Outcome
@@ -50,6 +51,7 @@ class Job:
         self.member = member
         self.folder = folder
         self.full = task is not None and task.full
+        self.is_pushed = task is not None and task.priority == schedule.PUSHED
         self.asked = member.asked  # the pass that it is part of
         self.watched: Folder | None = None  # the folder that IDLE is to watch
         self.session: Session | None = None

@@ -79,6 +79,7 @@ class Member:
         self.token_refused = False
         self.contradictions: set[str] = set()  # extensions with which the server contradicted itself once
         self.folder_problems: dict[int, str] = {}
+        self.hollow: dict[int, int] = {}  # folders of which news came that were none, and how often in a row
         self.post = Post(account) if account.outbox is not None else None
         self._cautions: dict[int, Caution] = {}
         self._say = debug

@@ -101,6 +101,10 @@ class Results:
         if job.error is None:
             self._log.say(told(outcome, time.monotonic() - outcome.started), member.id, folder.id, thread=job.thread)
             member.folder_problems.pop(folder.id, None)
+            if outcome.fetched or outcome.flagged or outcome.expunged or outcome.more:
+                member.hollow.pop(folder.id, None)
+            elif job.is_pushed:
+                member.hollow[folder.id] = member.hollow.get(folder.id, 0) + 1
             if outcome.more:
                 member.want(folder.id, schedule.REST, full=job.full)
                 member.owed.add(folder.id)
