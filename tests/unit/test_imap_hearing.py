@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import pytest
 
+from workers.imap import hearing, sets
 from workers.imap import session as module
-from workers.imap import sets
 from workers.imap.answers import listed, status
 from workers.imap.connection import Connection
 from workers.imap.limits import Limits
@@ -198,7 +198,7 @@ def test_flags_that_were_asked_for_are_no_news(make: Callable[..., Talk]) -> Non
 def test_a_server_that_never_stops_to_tell_of_flags_is_asked_so_often_only(
     make: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_AGAIN", 3)
+    monkeypatch.setattr(hearing, "MOST_AGAIN", 3)
     talk = make()
     session, server = talk
     opened(talk, b"A", OPENED % (3, 7))
@@ -341,8 +341,8 @@ def changes(session: Session, messages: int, uids: Iterable[int]) -> bytes:
 def test_more_changes_than_can_be_kept_are_asked_for_in_parts_the_last_first(
     make: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("MOST_TOLD", 3), ("FLAGS_AT_ONCE", 4)):
-        monkeypatch.setattr(module, name, value)
+    for where, name, value in ((hearing, "MOST_TOLD", 3), (module, "MOST_TOLD", 3), (module, "FLAGS_AT_ONCE", 4)):
+        monkeypatch.setattr(where, name, value)
     talk = make(*MODERN)
     session, server = talk
     assert [each.uid for each in opened(talk, b"A", changes(session, 10, range(1, 4)), known=(8, 3))[1]] == [1, 2, 3]
