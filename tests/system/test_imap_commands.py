@@ -23,6 +23,7 @@ from tests.system.mail_servers import free_port, take_bell_away, wait_until
 __all__ = ["syncer"]
 
 NUMBERS = itertools.count(1)
+VERIFY_S = 300.0  # beside a worker on a busy machine: it waits three times at most, a minute each
 MESSAGES = 20
 NEWER = 60
 
@@ -51,7 +52,7 @@ def mail(subject: str) -> bytes:
 
 def verify(syncer: Syncer, status: int, *words: str) -> list[str]:
     """The lines of `verify`, which has to end with this status."""
-    done = syncer.run("verify", *words)
+    done = syncer.run("verify", *words, deadline_s=VERIFY_S)
     assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
     assert done.stderr == ""
     return done.stdout.splitlines()
