@@ -642,6 +642,7 @@ def test_two_delimiters_in_one_list_are_two_folders(syncer: Syncer, server: Faul
             syncer.sync()
     server.faults = [lists(("a.b", "."), ("x.y", "."))]
     process = syncer.start()
+    wait_until(lambda: "started:" in syncer.logged(), "the worker has the archive")
     syncer.sync()
     assert_copied(syncer, server)
     assert syncer.stop(process) == 0
