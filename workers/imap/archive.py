@@ -53,10 +53,6 @@ class Root:
                     raise Locked(f"{self.path}: another imap-sync works here") from None
             time.sleep(LOOK_S)
 
-    def is_full(self) -> bool:
-        """Whether so little space is left that nothing more is fetched."""
-        return bool(self.lack())
-
     def lack(self) -> str:
         """What there is too little of for anything more to be fetched; "" when there is enough."""
         facts = os.fstatvfs(self._fd)

@@ -141,18 +141,8 @@ class Results:
             if member.mode != "poll":
                 self._log.complain(f"account {name}: can't watch for news: {said}; looks by timers", *ids, thread=job.thread)
             return
-        if folder is not None:
-            if trouble.kind == SERVER:
-                self._log.complain(f"folder {folder.path}: {said}; tried again at the next look", *ids, thread=job.thread)
-                member.folder_problems[folder.id] = str(trouble)
-                return
-            if job.kind == FOLDER:
-                member.want(folder.id, schedule.REST, full=job.full)
-            gets_on = job.outcome is not None and (job.outcome.fetched or job.outcome.blames)
-            if isinstance(trouble, Lost) and member.losses < AT_ONCE_AGAIN and (gets_on or not (job.opens or member.losses)):
-                member.losses += SILENT if trouble.silent else 1
-                self._log.say(f"connection lost: {said}; goes on with a new one", *ids, thread=job.thread)
-                return
+        if folder is not None and self._is_of_folder(job, folder, trouble):
+            return
         was_shown = trouble.kind == AUTH and not str(trouble).startswith(NO_LOGIN)
         if was_shown and member.account.token_command is not None and not member.token_refused:
             member.token_refused = True  # one more try, with a token that is surely new
@@ -169,6 +159,23 @@ class Results:
             following = when(pause_s) if self._engine.env.push else mailing.WHEN_NEXT
             line = f"account {name}: {said}; next try {following}"
             self._log.complain(line, *ids, thread=job.thread)
+
+    def _is_of_folder(self, job: Job, folder: Folder, trouble: Trouble) -> bool:
+        """Takes what went wrong with a folder; whether the account need not rest for it."""
+        member, said = job.member, undotted(str(trouble))
+        ids = (member.id,) if folder.id < 0 else (member.id, folder.id)
+        if trouble.kind == SERVER:
+            self._log.complain(f"folder {folder.path}: {said}; tried again at the next look", *ids, thread=job.thread)
+            member.folder_problems[folder.id] = str(trouble)
+            return True
+        if job.kind == FOLDER:
+            member.want(folder.id, schedule.REST, full=job.full)
+        gets_on = job.outcome is not None and (job.outcome.fetched or job.outcome.blames)
+        if isinstance(trouble, Lost) and member.losses < AT_ONCE_AGAIN and (gets_on or not (job.opens or member.losses)):
+            member.losses += SILENT if trouble.silent else 1
+            self._log.say(f"connection lost: {said}; goes on with a new one", *ids, thread=job.thread)
+            return True
+        return False
 
 
 def _reached(job: Job) -> None:
