@@ -54,7 +54,9 @@ def test_a_mistake_is_no_output_without_standard_error(spool: Spool) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (64, "", "")
 
 
-def test_a_mail_that_is_queued_is_queued_whoever_hears_its_number(spool: Spool) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_mail_that_is_queued_is_queued_whoever_hears_its_number(spool: Spool, *, buffered: bool) -> None:
+    spool.environment["PYTHONUNBUFFERED"] = "" if buffered else "1"
     page = spool.folder / "templates" / "t"
     page.mkdir(parents=True)
     (page / "subject.txt").write_text("s")

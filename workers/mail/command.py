@@ -43,6 +43,7 @@ class Output:
         try:
             self._file.flush()
         except OSError as error:
+            _let_go(self._file)  # a command that goes on all the same must not meet it again at its end
             raise Unwritten(error) from None
 
     def __getattr__(self, name: str) -> Any:
